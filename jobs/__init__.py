@@ -1,0 +1,1 @@
+"""Jobs: `conf/jobs/*.yaml` → spec → runner → pipelines, and the commands around them."""

@@ -1,0 +1,1 @@
+"""A job's data flow: source → plan → infer → ledger → sink → record."""
