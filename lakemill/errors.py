@@ -76,3 +76,27 @@ class RowFailedError(LakemillError):
 
 class JobError(LakemillError):
     """Raised when a job cannot go on."""
+
+
+class RequestRefusedError(LakemillError):
+    """Raised when the service refuses a request as a whole, before any row is asked.
+
+    Args:
+        code: A code of `lakemill.rows.ErrorCode`.
+        message: What was wrong, with the key of the request that is at fault.
+        status: The HTTP status of the refusal.
+        retry_after_s: Seconds after which asking again makes sense, where it does.
+    """
+
+    def __init__(self, code: str, message: str, *, status: int = 400, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_refusal, (self.code, self.message, self.status, self.retry_after_s))
+
+
+def _rebuild_refusal(code: str, message: str, status: int, retry_after_s: int | None) -> RequestRefusedError:
+    return RequestRefusedError(code, message, status=status, retry_after_s=retry_after_s)
