@@ -1,0 +1,74 @@
+"""`ai_extract(content, labels [, options])` → STRUCT, or `ai_extract(content, schema [, options])` → VARIANT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyspark.sql.types import ArrayType, DataType, StringType, StructField, StructType, VariantType
+
+from lakemill.errors import UsageError
+from lakemill.udfs import arguments, extract_schema, options, prompts
+from lakemill.udfs.arguments import OPTIONS, Bound, Parameter
+from lakemill.udfs.call import Task, pack
+from lakemill.udfs.families import Context, Plan
+from lakemill.udfs.readers import Extracted, Fields, Reader
+
+MAX_TOKENS = 512
+_MOST_FIELDS = 128
+
+
+class Extract:
+    """Find named values in a text: texts by an array of names, typed ones by a schema."""
+
+    name = "ai_extract"
+    parameters = (
+        Parameter("content", required=True, column=True),
+        Parameter("labels", required=True),
+        OPTIONS,
+    )
+    content = "content"
+    on_error = "null"
+
+    def plan(self, bound: Bound, context: Context) -> Plan:
+        """Check the call; an array asks for texts, a STRING is a schema."""
+        given = options.read(context.function, bound)
+        result, reader, fields = _asked(context.function, bound)
+        schema = extract_schema.json_schema(fields)
+        places = frozenset({"content", "fields", "instructions"})
+        task = Task(
+            kind="generate",
+            result=result,
+            prompt=prompts.load(self.name, given.prompt, places=places, conf_dir=context.conf_dir),
+            reader=reader,
+            values=(("fields", extract_schema.told(fields)), ("instructions", given.instructions_text)),
+            params=pack({"max_tokens": given.max_tokens or MAX_TOKENS, "temperature": given.temperature}),
+            response_format=pack({"type": "json_schema", "json_schema": {"name": "fields", "schema": schema}}),
+            own_limit=given.max_tokens is not None,
+        )
+        return Plan(task, given.model, given.on_error)
+
+
+def _asked(function: str, bound: Bound) -> tuple[DataType, Reader, extract_schema.Fields]:
+    argument = bound["labels"]
+    value = arguments.constant(function, bound, "labels", "array of names, or a schema as STRING")
+    if isinstance(argument.type, StringType) and isinstance(value, str):
+        try:
+            fields = extract_schema.parse(value)
+        except UsageError as error:
+            raise UsageError(f"{function}: schema: {error.message}") from error
+        return VariantType(), Extracted(pack(extract_schema.json_schema(fields))), fields
+    if not isinstance(argument.type, ArrayType) or not arguments.is_text_list(value, argument) or not value:
+        raise arguments.wrong(function, "labels", "a non-empty literal array of strings, or a schema as STRING", argument)
+    names = _names(function, value)
+    struct = StructType([StructField(name, StringType()) for name in names])
+    return struct, Fields(tuple(names)), extract_schema.of_names(names)
+
+
+def _names(function: str, names: Sequence[str]) -> Sequence[str]:
+    lowered = [name.lower() for name in names]
+    twice = next((name for name in names if lowered.count(name.lower()) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{function}: labels must differ, found '{twice}' twice")
+    if len(names) > _MOST_FIELDS:
+        raise UsageError(f"{function}: labels must be at most {_MOST_FIELDS}, found {len(names)}")
+    return names
