@@ -11,8 +11,8 @@ from pathlib import Path
 
 def unpack(source: Path, target: Path) -> None:
     """Write config, generation settings, tokenizer with its chat template, and weights of `source` into `target`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import torch  # noqa: PLC0415 - importing this module must stay cheap
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
 
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     model = AutoModelForCausalLM.from_pretrained(
