@@ -111,22 +111,27 @@ class ContractEngine:
 
     async def _work(self, batch: Batch, prompt: Prompt, done: asyncio.Queue[Completion | ServingError]) -> None:
         async with self._slots:
-            started = time.perf_counter()
-            text = _text(prompt)
-            directives = {name: argument or "" for name, argument in _DIRECTIVE.findall(text)}
-            pause = self._latency_s + float(directives.get("sleep") or 0)
-            if pause:
-                await asyncio.sleep(pause)
-            if "die" in directives:
-                self.die()
             try:
-                await self.check()
+                done.put_nowait(await self._one(batch, prompt))
             except ServingError as error:
                 done.put_nowait(error)
-                return
-            if self._answers_left is not None:
-                self._answers_left -= 1
-            done.put_nowait(self._complete(batch, prompt, text, directives, started))
+            except Exception as error:  # a directive that cannot be read must not hang its batch
+                failed = RowError(ErrorCode.INVALID_REQUEST, f"{type(error).__name__}: {error}")
+                done.put_nowait(Completion(prompt.id, error=failed))
+
+    async def _one(self, batch: Batch, prompt: Prompt) -> Completion:
+        started = time.perf_counter()
+        text = _text(prompt)
+        directives = {name: argument or "" for name, argument in _DIRECTIVE.findall(text)}
+        pause = self._latency_s + float(directives.get("sleep") or 0)
+        if pause:
+            await asyncio.sleep(pause)
+        if "die" in directives:
+            self.die()
+        await self.check()
+        if self._answers_left is not None:
+            self._answers_left -= 1
+        return self._complete(batch, prompt, text, directives, started)
 
     def _complete(
         self, batch: Batch, prompt: Prompt, text: str, directives: Mapping[str, str], started: float

@@ -108,9 +108,8 @@ class _Inventor:
     def _object(self, schema: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
         names = [*properties, *(name for name in schema.get("required", ()) if name not in properties)]
-        return {
-            name: self.value(properties.get(name, {"type": "string"}), f"{path}/{name}", depth + 1) for name in names
-        }
+        text = {"type": "string"}
+        return {name: self.value(properties.get(name, text), f"{path}/{name}", depth + 1) for name in names}
 
     def _array(self, schema: Mapping[str, Any], path: str, depth: int) -> list[Any]:
         size = max(int(schema.get("minItems", 0)), min(1, int(schema.get("maxItems", 1))))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from lakemill.rows import Usage
 from lakemill.serving.engine import Completion
 from lakemill.serving.protocol import dump
+from lakemill.settings import Paths
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,11 @@ class Journal(Protocol):
     def close(self) -> None:
         """Close the store; safe to call twice."""
         ...
+
+
+def path_in(paths: Paths) -> Path:
+    """Return the file of a home's journal."""
+    return paths.journal / "answers.sqlite"
 
 
 def encode(completion: Completion) -> bytes:
@@ -118,6 +124,7 @@ class SqliteJournal:
         self._lock = threading.Lock()
         self._swept = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # answers hold what the rows held
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
@@ -172,23 +179,24 @@ class SqliteJournal:
         for start in range(0, len(keys), _LOOK_UP):
             part = keys[start : start + _LOOK_UP]
             marks = ",".join("?" * len(part))
-            query = f"SELECT key, value FROM answers WHERE key IN ({marks}) AND written >= ?"  # noqa: S608 - only marks
+            query = f"SELECT key, value FROM answers WHERE key IN ({marks}) AND written >= ?"  # noqa: S608
             found.update((bytes(key).hex(), bytes(value)) for key, value in self._db.execute(query, [*part, oldest]))
         return found
 
     def _insert(self, items: Mapping[str, bytes]) -> None:
         now = self._clock()
-        rows = [(bytes.fromhex(key), value, len(value), now) for key, value in items.items()]
+        oldest = now - self._max_age_s
+        rows = [(bytes.fromhex(key), value, len(value), now, oldest) for key, value in items.items()]
         # A transaction that takes the write lock at its start waits for another process instead of failing.
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany(
                 "INSERT INTO answers (key, value, size, written) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
                 " SET value = excluded.value, size = excluded.size, written = excluded.written"
-                f" WHERE answers.written < {now - self._max_age_s}",
+                " WHERE answers.written < ?",
                 rows,
             )
-            self._sweep(now, sum(size for _, _, size, _ in rows))
+            self._sweep(now, sum(map(len, items.values())))
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:

@@ -20,7 +20,7 @@ class Metrics:
         self.open_rows = Gauge("lakemill_open_rows", "Rows taken in and not yet answered.", registry=registry)
         self.rows = Counter(
             "lakemill_rows",
-            "Rows answered; outcome is ok or the error's code.",
+            "Rows answered, by ok or error code.",
             ["model", "outcome"],
             registry=registry,
         )

@@ -85,7 +85,7 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def normal_params(kind: Kind, value: Any) -> dict[str, Any]:
-    """Check sampling parameters and return their normal form: no null, no default, `stop` a list.
+    r"""Check sampling parameters and return their normal form: no null, no default, `stop` a list.
 
     Only `generate` samples: for the other kinds the parameters are checked and left out.
 
@@ -93,8 +93,8 @@ def normal_params(kind: Kind, value: Any) -> dict[str, Any]:
         RequestRefusedError: A parameter is unknown or has a value that it cannot have.
 
     Example:
-        >>> normal_params("generate", {"temperature": 0.0, "stop": "\\n", "max_tokens": 40})
-        {'stop': ['\\n'], 'max_tokens': 40}
+        >>> normal_params("generate", {"temperature": 0.0, "stop": "\n", "max_tokens": 40})
+        {'stop': ['\n'], 'max_tokens': 40}
     """
     if value is None:
         return {}

@@ -151,14 +151,14 @@ def _row(value: dict[str, Any], row_id: str, place: str) -> Row:
             raise _BadRowError(f"{place}.{describe(name)[1:-1]}: unknown key; allowed: {', '.join(_ROW_KEYS)}")
     key, messages, prompt = value.get("key"), value.get("messages"), value.get("prompt")
     if key is not None:
-        _check_text(key, f"{place}.key")
+        _text_at(key, f"{place}.key")
     if (messages is None) == (prompt is None):
         raise _BadRowError(
             f"{place}: needs one of messages and prompt, has {'both' if prompt is not None else 'neither'}"
         )
     if messages is not None:
         return Row(row_id, messages=_messages(messages, place), key=key)
-    _check_text(prompt, f"{place}.prompt")
+    prompt = _text_at(prompt, f"{place}.prompt")
     if not prompt.strip():
         raise _BadRowError(f"{place}.prompt: is empty")
     return Row(row_id, prompt=prompt, key=key)
@@ -179,14 +179,15 @@ def _check_message(message: Any, place: str) -> None:
         raise _BadRowError(f"{place}: expected an object with role and content, found {describe(message)}")
     if message["role"] not in _ROLES:
         raise _BadRowError(f"{place}.role: expected one of {', '.join(_ROLES)}, found {describe(message['role'])}")
-    _check_text(message["content"], f"{place}.content")
+    _text_at(message["content"], f"{place}.content")
 
 
-def _check_text(value: Any, place: str) -> None:
+def _text_at(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise _BadRowError(f"{place}: expected a text, found {describe(value)}")
     if not valid(value):
         raise _BadRowError(f"{place}: holds a lone surrogate, which is not valid Unicode")
+    return value
 
 
 def lines(answers: Iterable[RowAnswer]) -> bytes:
