@@ -31,7 +31,7 @@ class Catalyst:
         place: Any = self.jvm
         for part in f"{name}$".split("."):
             place = getattr(place, part)
-        return getattr(place, "MODULE$")  # noqa: B009  # not a Python name
+        return getattr(place, "MODULE$")
 
     def seq(self, items: Sequence[Any]) -> Any:
         """Return a Scala Seq."""

@@ -59,9 +59,9 @@ def _labels(function: str, bound: Bound) -> Mapping[str, str]:
     expected = "a non-empty literal array of strings, or a map label → description"
     value = arguments.constant(function, bound, "labels", "array of strings")
     labels: list[str]
-    if isinstance(argument.type, MapType) and isinstance(value, dict) and _is_described(argument.type, value):
-        labels = list(value)
-    elif isinstance(argument.type, ArrayType) and arguments.is_text_list(value, argument) and value:
+    if (isinstance(argument.type, MapType) and isinstance(value, dict) and _is_described(argument.type, value)) or (
+        isinstance(argument.type, ArrayType) and arguments.is_text_list(value, argument) and value
+    ):
         labels = list(value)
     else:
         raise arguments.wrong(function, "labels", expected, argument)

@@ -58,7 +58,9 @@ def _asked(function: str, bound: Bound) -> tuple[DataType, Reader, extract_schem
             raise UsageError(f"{function}: schema: {error.message}") from error
         return VariantType(), Extracted(pack(extract_schema.json_schema(fields))), fields
     if not isinstance(argument.type, ArrayType) or not arguments.is_text_list(value, argument) or not value:
-        raise arguments.wrong(function, "labels", "a non-empty literal array of strings, or a schema as STRING", argument)
+        raise arguments.wrong(
+            function, "labels", "a non-empty literal array of strings, or a schema as STRING", argument
+        )
     names = _names(function, value)
     struct = StructType([StructField(name, StringType()) for name in names])
     return struct, Fields(tuple(names)), extract_schema.of_names(names)

@@ -91,7 +91,5 @@ def _one_of(function: str, given: Mapping[str, str], key: str, allowed: tuple[st
 def _instructions(function: str, given: Mapping[str, str]) -> str | None:
     value = given.get("instructions")
     if value is not None and len(value) > MAX_INSTRUCTIONS:
-        raise UsageError(
-            f"{function}: option instructions: at most {MAX_INSTRUCTIONS} characters, found {len(value)}"
-        )
+        raise UsageError(f"{function}: option instructions: at most {MAX_INSTRUCTIONS} characters, found {len(value)}")
     return value or None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame, SparkSession
 
 from lakemill import settings as settings_module
-from lakemill.errors import ServingError, SessionError
+from lakemill import spark as spark_module
+from lakemill.errors import SessionError
 from lakemill.serving.client import Endpoint, discovery
 from lakemill.settings import Settings
 from lakemill.udfs.functions import Functions
@@ -28,7 +29,7 @@ _attached: dict[str, tuple[Functions, Watcher]] = {}
 _lock = threading.Lock()
 
 
-def session(
+def session(  # noqa: PLR0913  # the facade: each is named in the manual
     app_name: str = "lakemill",
     master: str | None = None,
     endpoint: str | None = None,
@@ -61,8 +62,6 @@ def session(
         _refuse_connect(active)
         _check_active(active, {**_DELTA, **(conf or {})})
         return _attach(active, endpoint, token, conf_dir)
-    from lakemill import spark as spark_module
-
     loaded = settings_module.load(conf_dir)
     # Before the JVM: the two starts then overlap.
     served = discovery.find_or_start(_with_conf(loaded, conf), endpoint=endpoint, token=token, conf_dir=conf_dir)
@@ -122,9 +121,7 @@ def _attach(
     return spark
 
 
-def _register(
-    spark: SparkSession, served: Endpoint, loaded: Settings, conf_dir: str | os.PathLike[str] | None
-) -> None:
+def _register(spark: SparkSession, served: Endpoint, loaded: Settings, conf_dir: str | os.PathLike[str] | None) -> None:
     with _lock:
         earlier = _attached.pop(_id(spark), None)
         if earlier is not None:

@@ -115,10 +115,10 @@ def _struct(value: Any, kind: StructType, place: str) -> dict[str, Any]:
 
 
 def clean(text: str) -> str:
-    """Return text without lone surrogates, which neither Arrow nor UTF-8 can carry.
+    r"""Return text without lone surrogates, which neither Arrow nor UTF-8 can carry.
 
     Example:
-        >>> clean("a\\ud800b") == "a\\ufffdb"
+        >>> clean("a\ud800b") == "a\ufffdb"
         True
     """
     if text.isascii():
@@ -240,10 +240,14 @@ _READERS: Mapping[type[DataType], Callable[[Any, DataType, str], Any]] = {
     TimestampType: _timestamp,
     TimestampNTZType: _timestamp_ntz,
 }
+_INTEGER: Mapping[str, Any] = {"type": "integer"}
 _SCALARS: Mapping[type[DataType], Mapping[str, Any]] = {
     StringType: {"type": "string"},
     BooleanType: {"type": "boolean"},
-    **dict.fromkeys(_BITS, {"type": "integer"}),
+    ByteType: _INTEGER,
+    ShortType: _INTEGER,
+    IntegerType: _INTEGER,
+    LongType: _INTEGER,
     FloatType: {"type": "number"},
     DoubleType: {"type": "number"},
     DecimalType: {"type": "number"},

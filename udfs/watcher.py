@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lakemill.errors import LakemillError
+from lakemill import control
 from lakemill.udfs.tally import Failure, Tally
 
 if TYPE_CHECKING:
@@ -93,21 +93,19 @@ class Watcher:
     def _append(self, failures: list[Failure]) -> None:
         if not self._records:
             return
-        from lakemill import control
-
         spark = self._functions.spark
-        records = [_record(failure, spark.sparkContext.applicationId, spark.sparkContext.appName) for failure in failures]
+        context = spark.sparkContext
         try:
-            control.append_errors(spark, records)
-        except LakemillError as error:
-            self._give_up(error)
+            control.append_errors(spark, [_record(each, context.applicationId, context.appName) for each in failures])
         except Exception as error:
             # The session may have ended, or have no Delta: the query itself is fine either way.
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self._records = False
-        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        described = getattr(error, "java_exception", None)
+        text = str(error if described is None else described.getMessage())
+        cause = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
         _log.warning("failed rows of this session are not recorded in lakemill.run_errors: %s", cause)
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.accumulators import Accumulator
+from pyspark.sql.pandas.types import to_arrow_type
 
 from lakemill.errors import RowFailedError
 from lakemill.rows import RowResult
@@ -14,10 +19,6 @@ from lakemill.udfs.call import Call
 from lakemill.udfs.generate import row_result
 from lakemill.udfs.result import Shape, cell, error_message
 from lakemill.udfs.tally import Tally
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyspark.accumulators import Accumulator
 
 _ROW_OVERHEAD = 64
 
@@ -62,9 +63,6 @@ class Worker:
             self.tally.add(Tally.of(self.call.function, results, query, self.call.model))
 
     def _column(self, results: Sequence[RowResult | None]) -> pa.Array:
-        import pyarrow as pa
-        from pyspark.sql.pandas.types import to_arrow_type
-
         cells = [cell(row, self.call.shape, self.call.task.result) for row in results]
         return pa.array(cells, type=to_arrow_type(self.call.type, timezone="UTC"))
 
@@ -97,7 +95,5 @@ def _fail_first(function: str, results: Sequence[RowResult | None]) -> None:
 
 
 def _query_id() -> str | None:
-    from pyspark import TaskContext
-
     context: Any = TaskContext.get()
     return None if context is None else context.getLocalProperty("spark.sql.execution.id")
