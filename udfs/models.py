@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 
 from lakemill.errors import ModelNotFoundError
-from lakemill.serving.client import Endpoint, discovery
-from lakemill.serving.engine import ModelInfo
+from lakemill.serving.client import Endpoint, ModelInfo, discovery
 
 _FRESH_S = 5.0
 

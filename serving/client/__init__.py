@@ -10,5 +10,6 @@ from lakemill.serving.client.ask import Ask
 from lakemill.serving.client.endpoint import Endpoint
 from lakemill.serving.client.limits import ClientLimits
 from lakemill.serving.client.row_client import RowClient
+from lakemill.serving.engine import ModelInfo
 
-__all__ = ["Ask", "ClientLimits", "Endpoint", "RowClient"]
+__all__ = ["Ask", "ClientLimits", "Endpoint", "ModelInfo", "RowClient"]
