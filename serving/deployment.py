@@ -35,6 +35,7 @@ APPLICATION = "lakemill"
 READY_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _CHECK_TIMEOUT_S = 20.0
+_CLOSE_TIMEOUT_S = 8.0
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # rows travel inside the calls; Ray's least is 75 MiB
 # What Ray's own actors (controller, proxy, gateway) may take beside the replicas.
 _SPARE_CPUS = 4
@@ -44,6 +45,8 @@ QUIET: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    # Ray runs its workers at nice 15: beside Spark on the same cores the engine would starve.
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -61,6 +64,7 @@ class Running:
 
     url: str
     _handles: dict[str, DeploymentHandle[Any]]
+    _gateway: DeploymentHandle[Any]
     _scratch: Path
     _stopped: bool = False
 
@@ -82,7 +86,8 @@ class Running:
         """Stop the application and every process that it started."""
         if not self._stopped:
             self._stopped = True
-            _stop(self._scratch)
+            _close(self._gateway, *self._handles.values())
+            _end_all(self._scratch)
 
 
 def run(
@@ -120,9 +125,10 @@ def run(
         handles = _deploy(entries, folders, paths, token)
         _wait_ready(handles, on_stage)
     except BaseException:
-        _stop(scratch)
+        _end_all(scratch)
         raise
-    return Running(f"http://127.0.0.1:{port}", handles, scratch)
+    gateway = serve.get_deployment_handle("gateway", APPLICATION)
+    return Running(f"http://127.0.0.1:{port}", handles, gateway, scratch)
 
 
 def _start_ray(entries: Sequence[ModelEntry], scratch: Path, port: int) -> None:
@@ -183,11 +189,16 @@ def _wait_ready(handles: Mapping[str, DeploymentHandle[Any]], on_stage: Callable
             time.sleep(_POLL_S)
 
 
-def _stop(scratch: Path) -> None:
+def _close(*handles: DeploymentHandle[Any]) -> None:
+    # The gateway first: it answers what is in flight and writes the journal, then the engines may go.
+    for handle in handles:
+        with contextlib.suppress(Exception):
+            handle.close.remote().result(timeout_s=_CLOSE_TIMEOUT_S)
+
+
+def _end_all(scratch: Path) -> None:
+    # This Ray is ours alone, so nobody needs Serve's own shutdown, which waits up to 30 s for its controller.
     ours = _descendants()
-    with contextlib.suppress(Exception):
-        if ray.is_initialized():
-            serve.shutdown()
     with contextlib.suppress(Exception):
         ray.shutdown()
     _end(ours)
@@ -199,13 +210,13 @@ def _descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def _end(processes: Sequence[psutil.Process], patience_s: float = 5.0) -> None:
-    _, left = psutil.wait_procs(processes, timeout=patience_s)
-    for process in left:
-        log.warning("ending process %s, which did not stop by itself", process.pid)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=patience_s)
+def _end(processes: Sequence[psutil.Process], patience_s: float = 3.0) -> None:
+    left = list(processes)
+    for signal in (None, "terminate", "kill"):
+        for process in left if signal else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                getattr(process, signal or "")()
+        _, left = psutil.wait_procs(left, timeout=patience_s)
 
 
 def _first_line(error: BaseException) -> str:

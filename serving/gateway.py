@@ -39,3 +39,7 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application that answers HTTP."""
         return build_app(self._service)
+
+    async def close(self) -> None:
+        """Fail what is in flight, write what is finished; the replicas are closed by whoever started them."""
+        await self._service.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from lakemill.errors import ServingError
+from lakemill.serving import warm
 from lakemill.serving.catalog import ModelEntry
 from lakemill.serving.engine import Batch, Completion
 
@@ -50,6 +51,8 @@ class EngineReplica:
         self._error: str | None = None
         _redirect(self._log)
         os.environ.update(environment(entry, home))
+        if not entry.resources.gpus:
+            warm.start()
         self._starting = asyncio.get_running_loop().create_task(self._start(entry, weights))
 
     async def state(self) -> dict[str, Any]:
@@ -84,10 +87,15 @@ class EngineReplica:
         if self._engine is not None and self._engine.dead:
             raise ServingError("the engine died")
 
-    async def __del__(self) -> None:
+    async def close(self) -> None:
+        """Stop the engine and its processes; safe to call twice."""
         self._starting.cancel()
-        if self._engine is not None:
-            await self._engine.close()
+        engine, self._engine, self._error = self._engine, None, self._error or "the engine was stopped"
+        if engine is not None:
+            await engine.close()
+
+    async def __del__(self) -> None:
+        await self.close()
 
     async def _start(self, entry: ModelEntry, weights: Path) -> None:
         try:
@@ -129,6 +137,7 @@ def _threads(entry: ModelEntry) -> int:
 def _import_engine() -> type[VllmEngine]:
     from lakemill.serving.vllm_engine import VllmEngine  # noqa: PLC0415 - after the environment is set, off the loop
 
+    warm.adopt()
     return VllmEngine
 
 
