@@ -31,10 +31,9 @@ class Breaker:
         self.is_open = False
         self.cause = ""
 
-    @property
-    def healthy(self) -> bool:
-        """Tell whether the last thing heard of the endpoint was good."""
-        return self._down_since is None and not self.is_open
+    def is_down_since(self, moment: float) -> bool:
+        """Tell whether nothing has answered since `moment`."""
+        return self._down_since is not None and self._answered_at <= moment
 
     def succeeded(self) -> None:
         """Note that the endpoint answered."""

@@ -117,7 +117,7 @@ class Delivery:
         self._lane.refusals = self._lane.refusals + 1 if same else 1
         self._lane.refusal = refusal.message
 
-    def _take(self, lines: list[dict[str, Any]]) -> None:
+    def _take(self, lines: list[dict[str, Any]]) -> bool:
         self._lane.accepted = True
         before = len(self._missing)
         again: list[tuple[Pending, RowError]] = []
@@ -128,8 +128,9 @@ class Delivery:
             answered = before - len(self._missing)
             self._done_with(answered)
             self._desk.heard(answered, failures=[error for _, error in again])
-            for row, error in again:
-                self._desk.retry(self._lane, [row], error)
+            for error, rows in _by_error(again).items():
+                self._desk.retry(self._lane, rows, error)
+        return bool(self._missing)
 
     def _take_line(self, line: Mapping[str, Any], again: list[tuple[Pending, RowError]]) -> None:
         row = self._missing.pop(line.get("id", ""), None)
@@ -178,3 +179,11 @@ class Delivery:
     def _done_with(self, rows: int) -> None:
         self._unanswered -= rows
         self._desk.batcher.answered(rows)
+
+
+def _by_error(again: Sequence[tuple[Pending, RowError]]) -> dict[RowError, list[Pending]]:
+    # Rows that failed alike come back together: one timer, and one request, for all of them.
+    groups: dict[RowError, list[Pending]] = {}
+    for row, error in again:
+        groups.setdefault(replace(error, attempts=0), []).append(row)
+    return groups

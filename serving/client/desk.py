@@ -159,8 +159,12 @@ class Desk:
         now = self._loop.time()
         row.failed_at = now if row.failed_at is None else row.failed_at
         spent = row.attempts >= self._limits.attempts or now - row.failed_at >= self._limits.retry_s
-        if spent or self.breaker.is_open:
+        if self.breaker.is_open:
             row.fail(error)
+        elif spent:
+            row.fail(error)
+            if error.code is ErrorCode.ENGINE_UNAVAILABLE and self.breaker.is_down_since(row.failed_at):
+                self._give_up(error.message)  # the other rows would only learn the same
         return not row.done
 
     def _send_again(self, lane: Lane, number: int) -> None:

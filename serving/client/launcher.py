@@ -33,16 +33,18 @@ def start(paths: Paths, *, conf_dir: str | os.PathLike[str] | None = None) -> lo
     """Start the service and return what it says of itself; that is long before it is ready.
 
     Raises:
-        ServingError: It said nothing for 10 s, or ended; the message holds the last line of its log.
+        ServingError: It failed, ended or said nothing for 10 s, with its cause or the last line of its log.
     """
     _wait_for_end_of_old(paths)
     paths.serving_json.unlink(missing_ok=True)
     child = _spawn(command(paths, conf_dir=conf_dir), paths.logs / _LOG)
-    state = _poll(lambda: local.read(paths.serving_json), child=child, seconds=_APPEAR_S)
+    state = _poll(lambda: _told(paths), child=child, seconds=_APPEAR_S)
     if state is None:
         ended = child.poll()
         what = "said nothing within 10 s" if ended is None else f"ended at once with status {ended}"
         raise ServingError(f"the serving application {what}: {log_tail(paths)}", hint=f"see {paths.logs / _LOG}")
+    if state.failure is not None:
+        raise ServingError(state.failure, hint=state.hint or f"see {paths.logs / _LOG}")
     return state
 
 
@@ -54,6 +56,12 @@ def log_tail(paths: Paths) -> str:
         return "no log was written"
     lines = [line.strip() for line in text[-8192:].splitlines() if line.strip()]
     return lines[-1] if lines else "its log is empty"
+
+
+def _told(paths: Paths) -> local.LocalState | None:
+    """Return what the service says once that is where it listens, or why it never will."""
+    state = local.read(paths.serving_json)
+    return state if state is not None and (state.url or state.failure) else None
 
 
 def _wait_for_end_of_old(paths: Paths) -> None:

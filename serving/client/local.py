@@ -18,7 +18,7 @@ _CLOCK_SLACK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class LocalState:
-    """Hold serving.json; `state` is starting, ready, failed or stopping."""
+    """Hold serving.json; `state` is starting, ready, failed or stopping, `url` empty until it is known."""
 
     url: str
     pid: int
@@ -49,7 +49,7 @@ class LocalState:
     @property
     def usable(self) -> bool:
         """Tell whether the application answers or soon will."""
-        return self.state in {"starting", "ready"} and self.alive
+        return bool(self.url) and self.state in {"starting", "ready"} and self.alive
 
     @property
     def failure(self) -> str | None:
@@ -80,7 +80,7 @@ def of(endpoint: Endpoint) -> LocalState | None:
 def _state(value: Mapping[str, Any]) -> LocalState:
     error = value.get("error") or {}
     return LocalState(
-        url=str(value["url"]).rstrip("/"),
+        url=str(value.get("url") or "").rstrip("/"),
         pid=int(value["pid"]),
         state=str(value["state"]),
         owner=str(value.get("owner") or "serve"),

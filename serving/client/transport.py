@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
 
@@ -19,6 +20,9 @@ from lakemill.serving.client.lines import LineReader
 _ERROR_BODY_BYTES = 64 * 1024
 _READ_BYTES = 256 * 1024
 _JSON_HEADERS = {"Content-Type": "application/json"}
+# How long an answered request may still take to say that it is over.
+_LAST_WORDS_S = 1.0
+Take: TypeAlias = Callable[[list[dict[str, Any]]], bool]
 T = TypeVar("T")
 
 
@@ -30,8 +34,8 @@ class Transport:
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
 
-    async def exchange(self, body: bytes, take: Callable[[list[dict[str, Any]]], None]) -> None:
-        """Send one request and hand its answer lines to `take`, several at a time.
+    async def exchange(self, body: bytes, take: Take) -> None:
+        """Send one request and hand its answer lines to `take`, which tells whether rows are missing.
 
         Raises:
             RefusedError: The service answered with an HTTP error.
@@ -76,18 +80,28 @@ class Transport:
             post.cancel()
             raise
 
-    async def _read(self, content: aiohttp.StreamReader, take: Callable[[list[dict[str, Any]]], None]) -> None:
+    async def _read(self, content: aiohttp.StreamReader, take: Take) -> None:
+        # Lines that arrive in the same moment as a cut are lost with it; the service still knows them.
         reader = LineReader()
         complete = False
         while chunk := await self._watched(content.readany):
             lines = reader.push(chunk)
             complete = complete or any("summary" in line for line in lines)
-            take(lines)
+            if not take(lines):
+                await self._hear_out(content)
+                return
             if reader.bad is not None:
                 raise BrokenError(f"{self._endpoint.url}: the answer held a line that is not JSON: {reader.bad!r}")
         if not complete:
             half = " in the middle of a line" if reader.has_half_line else ""
             raise BrokenError(f"{self._endpoint.url}: the stream of answers was cut{half}")
+
+    async def _hear_out(self, content: aiohttp.StreamReader) -> None:
+        """Read to the end, so that the connection can be used again, but do not wait long for it."""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                while await content.readany():
+                    pass
 
     async def _watched(self, step: Callable[[], Awaitable[T]]) -> T:
         """Wait for a step; after each silence ask /healthz whether waiting on makes sense."""

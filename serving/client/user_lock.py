@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from pathlib import Path
 
 from lakemill.settings import Paths
 
 _held: dict[str, int] = {}
+_turn = threading.Lock()
 
 
 def hold(paths: Paths) -> None:
     """Hold a lock in `locks/users/` until the process ends; the kernel frees it however that happens."""
     folder = paths.locks / "users"
-    if str(folder) in _held:
-        return
+    with _turn:  # a second handle of this very process would wait for the first for ever
+        if str(folder) not in _held:
+            _held[str(folder)] = _lock(folder)
+
+
+def _lock(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / f"{os.getpid()}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    _held[str(folder)] = handle
+    return handle
 
 
 def release() -> None:
