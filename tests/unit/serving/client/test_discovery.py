@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -220,13 +221,19 @@ def test_a_user_holds_its_lock_until_its_process_ends_and_a_forked_child_does_no
     user_lock.hold(settings.paths)
     [path] = (settings.paths.locks / "users").iterdir()
     assert not free(path)
+    up, say_up = os.pipe()
     child = os.fork()
     if child == 0:
-        time.sleep(0.5)
+        os.write(say_up, b"x")
+        time.sleep(30)
         os._exit(0)
+    os.read(up, 1)
     user_lock.release()
     assert free(path)
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(up)
+    os.close(say_up)
 
 
 def free(path: Path) -> bool:
