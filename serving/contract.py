@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -207,8 +208,8 @@ def _cut(text: str, words: int) -> str:
     return text if len(ends) <= words else text[: ends[words - 1]]
 
 
-def serve_contract(**options: Any) -> ContractServer:
+def serve_contract(home: str | os.PathLike[str] | None = None, **options: Any) -> ContractServer:
     """Start a contract service on a free loopback port, in a thread; see `contract_server.serve_contract`."""
     from lakemill.serving import contract_server  # noqa: PLC0415 - the engine alone needs no web server
 
-    return contract_server.serve_contract(**options)
+    return contract_server.serve_contract(home, **options)

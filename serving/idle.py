@@ -55,13 +55,13 @@ class IdleWatch(threading.Thread):
         self._folder = folder
         self._idle_s = idle_s
         self._on_idle = on_idle
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._used = time.monotonic()
         self._requests = 0.0
 
     def run(self) -> None:
         """Watch until idle or stopped."""
-        while not self._stop.wait(min(self._idle_s / 4, 2.0)):
+        while not self._ended.wait(min(self._idle_s / 4, 2.0)):
             if users(self._folder) or self._asked():
                 self._used = time.monotonic()
             elif time.monotonic() - self._used >= self._idle_s:
@@ -71,7 +71,7 @@ class IdleWatch(threading.Thread):
 
     def stop(self) -> None:
         """Stop watching."""
-        self._stop.set()
+        self._ended.set()
 
     def _asked(self) -> bool:
         if self.url is None:

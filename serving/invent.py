@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MAX_DEPTH = 12
+_SMALL_DEPTH = 4  # below this a schema that holds itself takes its way out
 _NAME_WORDS = 6
 _FORMATS: Mapping[str, str] = {
     "date": "2024-02-29",
@@ -86,12 +87,12 @@ class _Inventor:
         return number_of(self._text, path) % 2 == 0 if kind == "boolean" else None
 
     def _flat(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
-        for _ in range(_MAX_DEPTH - min(depth, _MAX_DEPTH - 1)):
+        for _ in range(_MAX_DEPTH):
             if "$ref" in schema:
                 schema = {**self._target(str(schema["$ref"])), **{k: v for k, v in schema.items() if k != "$ref"}}
             elif options := schema.get("anyOf") or schema.get("oneOf"):
                 rest = {k: v for k, v in schema.items() if k not in ("anyOf", "oneOf")}
-                schema = {**rest, **_first_with_value(options)}
+                schema = {**rest, **_one_of(options, null=depth > _SMALL_DEPTH)}
             elif "allOf" in schema:
                 schema = _merged([{k: v for k, v in schema.items() if k != "allOf"}, *schema["allOf"]])
             else:
@@ -107,7 +108,9 @@ class _Inventor:
 
     def _object(self, schema: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
-        names = [*properties, *(name for name in schema.get("required", ()) if name not in properties)]
+        required = schema.get("required", ())
+        names = [name for name in properties if depth < _SMALL_DEPTH or name in required]
+        names += [name for name in required if name not in properties]
         text = {"type": "string"}
         return {name: self.value(properties.get(name, text), f"{path}/{name}", depth + 1) for name in names}
 
@@ -143,9 +146,9 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-def _first_with_value(options: Sequence[Any]) -> Mapping[str, Any]:
+def _one_of(options: Sequence[Any], *, null: bool) -> Mapping[str, Any]:
     schemas = [each for each in options if isinstance(each, Mapping)]
-    return next((each for each in schemas if each.get("type") != "null"), schemas[0] if schemas else {})
+    return next((each for each in schemas if (each.get("type") == "null") == null), schemas[0] if schemas else {})
 
 
 def _merged(schemas: Sequence[Any]) -> dict[str, Any]:

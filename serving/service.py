@@ -168,9 +168,9 @@ class RowStream:
         """Yield answers in order of completion, several at a time; each row exactly once."""
         self._launch(await self._keyed())
         while self.left:
+            self._arrived.clear()
             if not self._ready:
                 await self._arrived.wait()
-            self._arrived.clear()
             if len(self._ready) < self.left:
                 # A flush costs more than a row: what completes in the next moments goes along.
                 await asyncio.sleep(self._service.limits.flush_s)
