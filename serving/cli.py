@@ -109,8 +109,9 @@ def _say_ready(found: ServingStatus, paths: Paths, seconds: float) -> None:
     model = found.models[0].name
     body = f'{{"model": "{model}", "rows": [{{"id": "1", "messages": [{{"role": "user", "content": "Say hi"}}]}}]}}'
     click.echo(f"ready after {seconds:.0f} s: {found.url} ({_models(found)}; engine {found.engine})")
-    click.echo(f"token: {paths.token}")
-    click.echo(f"""try: curl -s {found.url}/v1/rows -H "Authorization: Bearer $(cat {paths.token})" -d '{body}'""")
+    secret = f"$(cat {paths.token})" if paths.token.exists() else "$LAKEMILL_TOKEN"
+    click.echo(f"token: {paths.token if paths.token.exists() else 'as in LAKEMILL_TOKEN'}")
+    click.echo(f"""try: curl -s {found.url}/v1/rows -H "Authorization: Bearer {secret}" -d '{body}'""")
 
 
 @contextmanager

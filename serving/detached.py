@@ -113,7 +113,7 @@ def stop(paths: Paths, *, timeout_s: float = _STOP_S) -> int | None:
         ServingError: The process that serving.json names is not a supervisor, or does not end.
     """
     try:
-        with supervisor.held(paths, wait_s=0.2):
+        with supervisor.held(paths, patience_s=0):
             # Nobody holds the home, so what serving.json says is left from a process that was killed.
             paths.serving_json.unlink(missing_ok=True)
             return None

@@ -32,7 +32,7 @@ def sentence(text: str) -> str:
 
     Example:
         >>> sentence("The quick brown fox jumps over the lazy dog")
-        'Answer 59e6c6c6 to: The quick brown fox jumps over'
+        'Answer d7a8fbb3 to: The quick brown fox jumps over'
     """
     return f"Answer {number_of(text):016x}"[:15] + " to: " + " ".join(text.split()[:_NAME_WORDS])
 

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8642
 DEFAULT_IDLE_S = 60.0
 _CHECK_S = 10.0
-_LOCK_WAIT_S = 1.0
+_LOCK_WAIT_S = 0.5
+_PATIENCE_S = 60.0  # for one that is about to end: vLLM takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +59,39 @@ class _StopError(BaseException):
 
 
 @contextmanager
-def held(paths: Paths, *, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the right to run the application of a home.
+def held(paths: Paths, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Hold the right to run the application of a home; wait for one that is about to end.
 
     Raises:
         AlreadyRunningError: Another process holds it; the message says which.
     """
     paths.locks.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(paths.locks / "serving.lock")
-    try:
-        lock.acquire(timeout=wait_s)
-    except filelock.Timeout as error:
-        raise AlreadyRunningError(*_who(paths)) from error
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            lock.acquire(timeout=_LOCK_WAIT_S)
+            break
+        except filelock.Timeout as error:
+            if _stays(paths) or time.monotonic() > deadline:
+                raise AlreadyRunningError(_who(paths)) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _who(paths: Paths) -> tuple[str]:
+def _stays(paths: Paths) -> bool:
+    found = status.read(paths)
+    return found is not None and found.state in ("starting", "ready")
+
+
+def _who(paths: Paths) -> str:
     found = status.read(paths)
     if found is None:
-        return (f"an application is being started or stopped in {paths.home}",)
+        return f"an application is being started or stopped in {paths.home}"
     place = found.url or "no address yet"
-    return (f"an application runs in {paths.home} already: pid {found.pid}, {found.state}, {place}",)
+    return f"an application runs in {paths.home} already: pid {found.pid}, {found.state}, {place}"
 
 
 class Supervisor:

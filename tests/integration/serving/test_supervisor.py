@@ -130,6 +130,36 @@ def test_a_second_one_leaves_the_first_alone(home, supervise, owner, code):
     assert status(home) == first
 
 
+def test_the_next_one_waits_for_one_that_is_about_to_end(home, supervise):
+    first = supervise("--port", "0")
+    left = wait_state(home, "ready")
+    first.send_signal(signal.SIGSTOP)
+    (home / "serving.json").write_text(json.dumps(left | {"state": "stopping"}))
+    second = supervise("--port", "0", "--owner", "auto")
+    time.sleep(1.5)
+    assert second.poll() is None
+    first.kill()
+    wait_state(home, "ready", second.pid)
+
+
+def test_in_the_foreground_it_runs_until_it_is_interrupted(home):
+    line = [sys.executable, "-c", "from lakemill.cli import main; main()", "serve", "--home", str(home)]
+    line += ["--engine", "contract", "--port", "0"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        found = wait_state(home, "ready")
+        process.send_signal(signal.SIGINT)
+        told, stages = process.communicate(timeout=15)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert found["url"] in told
+    assert told.endswith("stopped\n")
+    assert "starting the contract engine" in stages
+    assert status(home) is None
+
+
 def test_a_taken_port_is_named_with_the_cure(home):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

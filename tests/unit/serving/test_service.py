@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sqlite3
 
 import pytest
@@ -242,3 +243,8 @@ async def test_health_names_the_engine_that_is_not_well(engine):
     service = RowService({"m": engine})
     assert await service.health() == {"m": "hung"}
     await service.close()
+
+
+def test_a_refusal_survives_pickling():
+    back = pickle.loads(pickle.dumps(RequestRefusedError("RATE_LIMITED", "full", status=503, retry_after_s=2)))
+    assert (back.code, back.message, back.status, back.retry_after_s) == ("RATE_LIMITED", "full", 503, 2)
