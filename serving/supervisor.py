@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8642
 DEFAULT_IDLE_S = 60.0
 _CHECK_S = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOCK_WAIT_S = 0.5
 _PATIENCE_S = 60.0  # for one that is about to end: vLLM takes its time
 
@@ -133,7 +134,8 @@ class Supervisor:
                 if self._stopping.is_set():
                     raise _StopError
                 self._run()
-            except _StopError:
+            except (_StopError, SystemExit):
+                # SystemExit: Ray's own handler, where a signal meets it before `_tell` took the signals back.
                 logger.info("stopped while starting")
             except LakemillError as error:
                 self._fail(error)
@@ -198,6 +200,7 @@ class Supervisor:
                 self._tell("ready", "ready" if cause is None else f"not well: {cause}")
 
     def _tell(self, state: State, stage: str, *, url: str | None = None) -> None:
+        self._take_signals()
         self._status = self._status.at(state, stage, url=url)
         status.write(self.paths, self._status)
         logger.info("%s: %s", state, stage)
@@ -210,12 +213,18 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        before = {each: signal.signal(each, self._signalled) for each in (signal.SIGTERM, signal.SIGINT)}
+        before = {each: signal.getsignal(each) for each in _SIGNALS}
+        self._take_signals()
         try:
             yield
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+    def _take_signals(self) -> None:
+        # Again at every stage: ray.init puts a SIGTERM handler of its own in place, which drains and exits with 1.
+        for each in _SIGNALS:
+            signal.signal(each, self._signalled)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         logger.info("signal %s: stopping", signal.Signals(number).name)
