@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 from pyspark.sql.types import DataType, NullType, _parse_datatype_json_string
 from pyspark.sql.udf import _wrap_function
@@ -21,7 +23,7 @@ class Catalyst:
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         self.gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
-        self.jvm: Any = spark.sparkContext._jvm  # noqa: SLF001
+        self.jvm = cast("Any", spark.sparkContext._jvm)  # noqa: SLF001
         self.jsession: Any = spark._jsparkSession  # noqa: SLF001
         self.expressions: Any = self.jvm.org.apache.spark.sql.catalyst.expressions
         self.none: Any = self.module("scala.None")
@@ -68,7 +70,8 @@ class Catalyst:
         options = self.jvm.PythonUtils.toScalaMap({"ignoreNullFields": "false"})
         to_json = self.expressions.StructsToJson(options, struct, self.jvm.scala.Option.apply("UTC"))
         try:
-            return json.loads(to_json.replacement().eval(None).toString())["v"]
+            with _quiet():
+                return json.loads(to_json.replacement().eval(None).toString())["v"]
         except Exception as error:
             raise UsageError(_first_line(error)) from error
 
@@ -95,7 +98,8 @@ class Catalyst:
             UsageError: It is no type.
         """
         try:
-            kind = self.jvm.org.apache.spark.sql.types.DataType.fromDDL(text)
+            with _quiet():
+                kind = self.jvm.org.apache.spark.sql.types.DataType.fromDDL(text)
             return _parse_datatype_json_string(kind.json())
         except Exception as error:
             raise UsageError(f"'{text}' is no type: {_first_line(error)}") from error
@@ -118,6 +122,23 @@ class Catalyst:
         none = self.none
         make = self.jvm.org.apache.spark.sql.AnalysisException
         return make(message, none, none, none, condition, values, context, none, none)
+
+
+def spark_errors_logger() -> PySparkLogger:
+    """Return the logger to which pyspark writes every exception of the JVM, as JSON with its stack."""
+    # Never by logging.getLogger: the first to name it decides its class, and pyspark needs its own.
+    return PySparkLogger.getLogger("SQLQueryContextLogger")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # pyspark logs every exception of the JVM; these become one line of our own.
+    logger = spark_errors_logger()
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _first_line(error: Exception) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from pyspark.sql.types import ArrayType, DoubleType, MapType, StringType, StructField
+from pyspark.sql.types import DataType, DoubleType, MapType, StringType, StructField
 
 from lakemill.errors import UsageError
 from lakemill.udfs import arguments, options, prompts
@@ -58,26 +59,31 @@ def _labels(function: str, bound: Bound) -> Mapping[str, str]:
     argument = bound["labels"]
     expected = "a non-empty literal array of strings, or a map label → description"
     value = arguments.constant(function, bound, "labels", "array of strings")
-    labels: list[str]
-    if (isinstance(argument.type, MapType) and isinstance(value, dict) and _is_described(argument.type, value)) or (
-        isinstance(argument.type, ArrayType) and arguments.is_text_list(value, argument) and value
-    ):
-        labels = list(value)
+    if arguments.is_text_list(value, argument):
+        _check_differ(function, value)
+        described: Mapping[str, str] | None = dict.fromkeys(value, "")
     else:
+        described = _described(argument.type, value)
+    if not described:
         raise arguments.wrong(function, "labels", expected, argument)
-    _check(function, labels)
-    return value if isinstance(value, dict) else dict.fromkeys(labels, "")
+    _check(function, list(described))
+    return described
 
 
-def _is_described(kind: MapType, value: Mapping[str, object]) -> bool:
-    texts = isinstance(kind.keyType, StringType) and all(isinstance(text, str) for text in value.values())
-    return bool(value) and texts and all(label.strip() for label in value)
-
-
-def _check(function: str, labels: list[str]) -> None:
+def _check_differ(function: str, labels: list[str]) -> None:
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise UsageError(f"{function}: labels must differ, found '{twice}' twice")
+
+
+def _described(kind: DataType, value: Any) -> Mapping[str, str] | None:
+    if isinstance(kind, MapType) and isinstance(kind.keyType, StringType) and isinstance(value, dict):
+        texts = all(label.strip() and isinstance(told, str) for label, told in value.items())
+        return value if value and texts else None
+    return None
+
+
+def _check(function: str, labels: list[str]) -> None:
     if not FEWEST <= len(labels) <= MOST:
         raise UsageError(f"{function}: labels must be {FEWEST} to {MOST}, found {len(labels)}")
     padded = next((label for label in labels if label != label.strip() or len(label) > _LONGEST), None)

@@ -67,10 +67,11 @@ def _asked(function: str, bound: Bound) -> tuple[DataType, Reader, extract_schem
 
 
 def _names(function: str, names: Sequence[str]) -> Sequence[str]:
-    lowered = [name.lower() for name in names]
-    twice = next((name for name in names if lowered.count(name.lower()) > 1), None)
-    if twice is not None:
-        raise UsageError(f"{function}: labels must differ, found '{twice}' twice")
+    seen: dict[str, str] = {}
+    for name in names:
+        earlier = seen.setdefault(name.lower(), name)
+        if earlier is not name:
+            raise UsageError(f"{function}: labels must differ in more than case, found '{earlier}' and '{name}'")
     if len(names) > _MOST_FIELDS:
         raise UsageError(f"{function}: labels must be at most {_MOST_FIELDS}, found {len(names)}")
     return names

@@ -39,10 +39,25 @@ class Plan:
 class Family(Protocol):
     """Name one SQL function and make tasks of its calls; one module each."""
 
-    name: str
-    parameters: tuple[Parameter, ...]
-    content: str
-    on_error: str
+    @property
+    def name(self) -> str:
+        """Return the name of the plain form."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Return the parameters by position."""
+        ...
+
+    @property
+    def content(self) -> str:
+        """Return the name of the parameter that differs from row to row."""
+        ...
+
+    @property
+    def on_error(self) -> str:
+        """Return what the plain form does with a failed row unless told: `null` or `fail`."""
+        ...
 
     def plan(self, bound: Bound, context: Context) -> Plan:
         """Check the arguments of one call and return its plan.

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -114,6 +113,4 @@ class Functions:
 
     def drain(self) -> Tally:
         """Return what the workers told since the last call, and begin anew."""
-        with self._lock:
-            told, self.tally.value = self.tally.value, Tally()
-            return replace(told)
+        return self.tally.value.take()

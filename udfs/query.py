@@ -130,7 +130,8 @@ def _schema_of(function: str, outer: Any) -> Mapping[str, Any]:
     schema = outer.get("schema") if isinstance(outer, dict) else None
     if not isinstance(schema, dict):
         raise UsageError(
-            f'{function}: responseFormat: expected {{"type": "json_schema", "json_schema": {{"name": …, "schema": {{…}}}}}}'
+            f"{function}: responseFormat: expected "
+            '{"type": "json_schema", "json_schema": {"name": …, "schema": {…}}}'
         )
     try:
         Draft202012Validator.check_schema(schema)

@@ -14,6 +14,7 @@ from lakemill import spark as spark_module
 from lakemill.errors import SessionError
 from lakemill.serving.client import Endpoint, discovery
 from lakemill.settings import Settings
+from lakemill.udfs.catalyst import spark_errors_logger
 from lakemill.udfs.functions import Functions
 from lakemill.udfs.progress import Progress
 from lakemill.udfs.watcher import Watcher
@@ -67,6 +68,8 @@ def session(  # noqa: PLR0913  # the facade: each is named in the manual
     served = discovery.find_or_start(_with_conf(loaded, conf), endpoint=endpoint, token=token, conf_dir=conf_dir)
     spark = spark_module.build(app_name, master, loaded, conf=conf)
     _register(spark, served, loaded, conf_dir)
+    # People see the exception itself; a second copy of it with the stack of the JVM hides its one line.
+    spark_errors_logger().disabled = True
     return spark
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from lakemill.udfs import types
 
 SAMPLE = 1_000
 _MESSAGE = 500
+# One for the process: a tally travels, a lock cannot.
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,26 @@ class Tally:
 
     def add(self, other: Tally) -> Tally:
         """Add another tally to this one; the sample stays within `SAMPLE`."""
+        with _lock:
+            self._add(other)
+        return self
+
+    def take(self) -> Tally:
+        """Return what was counted, and begin anew in place: Spark's thread may add at any time."""
+        with _lock:
+            taken = Tally()
+            taken._add(self)
+            self.rows = self.skipped = self.cached = 0
+            self.failed.clear()
+            self.failures.clear()
+        return taken
+
+    def _add(self, other: Tally) -> None:
         self.rows += other.rows
         self.skipped += other.skipped
         self.cached += other.cached
         self.failed.update(other.failed)
         self.failures.extend(other.failures[: SAMPLE - len(self.failures)])
-        return self
 
     @classmethod
     def of(cls, function: str, results: Iterable[RowResult | None], query: str | None, model: str) -> Tally:

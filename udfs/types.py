@@ -172,7 +172,7 @@ def _number(value: Any, expected: str, place: str) -> int | Decimal:
 
 def _integer(value: Any, kind: DataType, place: str) -> int:
     number = _number(value, "a whole number", place)
-    bound = 1 << (_BITS[type(kind)] - 1)
+    bound = int(2 ** (_BITS[type(kind)] - 1))
     # Compare before converting: int(Decimal('1e999999')) would take for ever.
     if not -bound <= number < bound or number != int(number):
         raise _mismatch(f"a whole number within {kind.simpleString().upper()}", value, place)
@@ -202,7 +202,7 @@ def _decimal(value: Any, kind: DataType, place: str) -> Decimal:
 def _date(value: Any, _: DataType, place: str) -> date:
     text = _expect(value, str, "a date (YYYY-MM-DD)", place)
     try:
-        if _DATE.fullmatch(text):
+        if _DATE.fullmatch(text) is not None:
             return date.fromisoformat(text)
     except ValueError:
         pass

@@ -60,7 +60,7 @@ class Watcher:
             told = self._functions.drain()
             if not told.failed:
                 return
-            _log.warning("%s", summary(told))
+            _log.warning("%s", summary(told, kept=self._records))
             with self._idle:
                 self._pending += 1
             self._todo.put(told.failures)
@@ -109,7 +109,7 @@ class Watcher:
         _log.warning("failed rows of this session are not recorded in lakemill.run_errors: %s", cause)
 
 
-def summary(told: Tally) -> str:
+def summary(told: Tally, *, kept: bool = True) -> str:
     """Return the warning of a query: how many rows failed, by function and code.
 
     Example:
@@ -125,11 +125,11 @@ def summary(told: Tally) -> str:
     shows = "shows" if len(functions) == 1 else "show"
     return (
         f"{names}: {sum(codes.values())} of {told.rows} rows failed ({listed}); "
-        f"{tries} {shows} each error, lakemill.run_errors keeps them"
+        f"{tries} {shows} each error{', lakemill.run_errors keeps them' if kept else ''}"
     )
 
 
-def _record(failure: Failure, application: str, name: str) -> dict[str, Any]:
+def _record(failure: Failure, application: str | None, name: str) -> dict[str, Any]:
     return {
         "run_id": f"{application}/{failure.query}",
         "origin": "sql",
