@@ -67,8 +67,11 @@ bring_uv() {
 install_packages() {
   local uv=("$venv/bin/uv" pip)
   local python=(--python "$venv/bin/python")
+  local quiet=()
+  [ -t 2 ] || quiet=(--quiet)
+  say "Installing the packages of requirements/$extra.txt and requirements/dev.txt: some minutes, 8 GB"
   # `sync` also takes away what the files do not name, such as the other engine after EXTRA was changed.
-  "${uv[@]}" sync "${python[@]}" --require-hashes --compile-bytecode "requirements/$extra.txt" requirements/dev.txt
+  "${uv[@]}" sync "${quiet[@]}" "${python[@]}" --require-hashes --compile-bytecode "requirements/$extra.txt" requirements/dev.txt
   "${uv[@]}" install "${python[@]}" --quiet --no-deps --no-build-isolation --editable .
 }
 
