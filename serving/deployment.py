@@ -1,53 +1,30 @@
 """The Ray Serve application: a gateway that speaks HTTP, and per model a deployment of vLLM replicas.
 
-`run` starts a Ray of its own on the loopback address; nothing outside this machine can reach it.
+`run` starts a Ray of its own on the loopback address, behind a token; nothing outside this machine can reach it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import shutil
-import tempfile
-import time
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import psutil
-import ray
-from ray import serve
-from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.handle import DeploymentHandle
+from typing import TYPE_CHECKING
 
 from lakemill.errors import ServingError
-from lakemill.serving import weights
 from lakemill.serving.catalog import ModelEntry
-from lakemill.serving.gateway import Gateway
-from lakemill.serving.replica import EngineReplica
 from lakemill.settings import Paths
 
-log = logging.getLogger(__name__)
-
-APPLICATION = "lakemill"
-READY_TIMEOUT_S = 1800.0
-_POLL_S = 0.25
-_CHECK_TIMEOUT_S = 20.0
-_CLOSE_TIMEOUT_S = 8.0
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024  # rows travel inside the calls; Ray's least is 75 MiB
-# What Ray's own actors (controller, proxy, gateway) may take beside the replicas.
-_SPARE_CPUS = 4
+if TYPE_CHECKING:
+    from lakemill.serving.ray_app import Running
 
 # Of this process and all that it starts: no usage statistics, no hub, no address but loopback.
-QUIET: Mapping[str, str] = {
+ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     # Ray runs its workers at nice 15: beside Spark on the same cores the engine would starve.
     "RAY_worker_niceness": "0",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_AUTH_MODE": "token",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -56,38 +33,6 @@ QUIET: Mapping[str, str] = {
     "VLLM_HOST_IP": "127.0.0.1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-@dataclass(slots=True)
-class Running:
-    """Hold the running application. `stop` it; a second stop does nothing."""
-
-    url: str
-    _handles: dict[str, DeploymentHandle[Any]]
-    _gateway: DeploymentHandle[Any]
-    _scratch: Path
-    _stopped: bool = False
-
-    def check(self) -> None:
-        """Return when every engine is well.
-
-        Raises:
-            ServingError: One is not, with the cause.
-        """
-        for name, handle in self._handles.items():
-            try:
-                cause = handle.check.remote().result(timeout_s=_CHECK_TIMEOUT_S)
-            except Exception as error:
-                raise ServingError(f"the replica of {name} does not answer: {_first_line(error)}") from error
-            if cause is not None:
-                raise ServingError(cause)
-
-    def stop(self) -> None:
-        """Stop the application and every process that it started."""
-        if not self._stopped:
-            self._stopped = True
-            _close(self._gateway, *self._handles.values())
-            _end_all(self._scratch)
 
 
 def run(
@@ -112,112 +57,11 @@ def run(
         SetupError: Weights are missing and cannot be unpacked.
         ConfError: A source is of a kind that is not supported.
     """
-    folders = {}
-    for entry in entries:
-        on_stage(f"preparing the weights of {entry.name}")
-        folders[entry.name] = weights.ensure(entry, paths)
-    os.environ.update(QUIET)
-    scratch = Path(tempfile.mkdtemp(prefix="lakemill-", dir="/tmp"))
+    # Who reaches a port of Ray can run code: other users of this machine must not.
+    os.environ.update({**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
-        on_stage("starting Ray")
-        _start_ray(entries, scratch, port)
-        on_stage("starting the replicas")
-        handles = _deploy(entries, folders, paths, token)
-        _wait_ready(handles, on_stage)
-    except BaseException:
-        _end_all(scratch)
-        raise
-    gateway = serve.get_deployment_handle("gateway", APPLICATION)
-    return Running(f"http://127.0.0.1:{port}", handles, gateway, scratch)
-
-
-def _start_ray(entries: Sequence[ModelEntry], scratch: Path, port: int) -> None:
-    cpus = sum(entry.replicas * entry.resources.cpus for entry in entries)
-    ray.init(
-        address="local",
-        num_cpus=int(cpus) + _SPARE_CPUS,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(scratch),
-    )
-    serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host="127.0.0.1", port=port, request_timeout_s=None),
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    )
-
-
-def _deploy(
-    entries: Sequence[ModelEntry], folders: Mapping[str, Path], paths: Paths, token: str | None
-) -> dict[str, DeploymentHandle[Any]]:
-    bound = {entry.name: _replicas(entry).bind(entry, folders[entry.name], paths.home) for entry in entries}
-    infos = {entry.name: entry.info for entry in entries}
-    gateway = Gateway.bind(bound, infos, paths.journal / "answers.sqlite", token)
-    serve.run(gateway, name=APPLICATION, route_prefix="/", blocking=False)
-    return {name: serve.get_deployment_handle(_deployment_name(name), APPLICATION) for name in bound}
-
-
-def _deployment_name(model: str) -> str:
-    return f"engine-{model}"
-
-
-def _replicas(entry: ModelEntry) -> Any:
-    return EngineReplica.options(
-        name=_deployment_name(entry.name),
-        num_replicas=entry.replicas,
-        ray_actor_options={"num_cpus": entry.resources.cpus, "num_gpus": entry.resources.gpus},
-    )
-
-
-def _wait_ready(handles: Mapping[str, DeploymentHandle[Any]], on_stage: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    for name, handle in handles.items():
-        on_stage(f"loading {name}")
-        while True:
-            state = handle.state.remote().result(timeout_s=READY_TIMEOUT_S)
-            if state["state"] == "ready":
-                break
-            if state["state"] == "failed":
-                raise ServingError(f"model {name!r} does not start: {state['error']}", hint=f"its log: {state['log']}")
-            if time.monotonic() > deadline:
-                raise ServingError(
-                    f"model {name!r} is not ready after {READY_TIMEOUT_S:.0f} s", hint=f"its log: {state['log']}"
-                )
-            time.sleep(_POLL_S)
-
-
-def _close(*handles: DeploymentHandle[Any]) -> None:
-    # The gateway first: it answers what is in flight and writes the journal, then the engines may go.
-    for handle in handles:
-        with contextlib.suppress(Exception):
-            handle.close.remote().result(timeout_s=_CLOSE_TIMEOUT_S)
-
-
-def _end_all(scratch: Path) -> None:
-    # This Ray is ours alone, so nobody needs Serve's own shutdown, which waits up to 30 s for its controller.
-    ours = _descendants()
-    with contextlib.suppress(Exception):
-        ray.shutdown()
-    _end(ours)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _descendants() -> list[psutil.Process]:
-    # Before anything stops: an engine whose replica is gone has another parent.
-    return psutil.Process().children(recursive=True)
-
-
-def _end(processes: Sequence[psutil.Process], patience_s: float = 3.0) -> None:
-    left = list(processes)
-    for signal in (None, "terminate", "kill"):
-        for process in left if signal else ():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                getattr(process, signal or "")()
-        _, left = psutil.wait_procs(left, timeout=patience_s)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        from lakemill.serving import ray_app  # noqa: PLC0415 - Ray reads the environment when it is imported
+    except ImportError as error:
+        hint = "install lakemill with its extra cpu or gpu, or use --engine contract"
+        raise ServingError(f"vLLM or Ray is not installed: {error}", hint=hint) from error
+    return ray_app.run(entries, paths=paths, port=port, token=token, on_stage=on_stage)

@@ -9,6 +9,7 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
+from lakemill.serving import loopback
 from lakemill.serving.engine import ModelInfo
 from lakemill.serving.http import build_app
 from lakemill.serving.journal import SqliteJournal
@@ -33,6 +34,7 @@ class Gateway:
     def __init__(
         self, handles: Mapping[str, Any], infos: Mapping[str, ModelInfo], journal: Path, token: str | None
     ) -> None:
+        loopback.serve()
         engines = {name: RemoteEngine(infos[name], handle) for name, handle in handles.items()}
         self._service = RowService(engines, SqliteJournal(journal), token)
 

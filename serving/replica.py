@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from lakemill.errors import ServingError
-from lakemill.serving import warm
+from lakemill.serving import loopback, warm
 from lakemill.serving.catalog import ModelEntry
 from lakemill.serving.engine import Batch, Completion
 
@@ -49,6 +49,7 @@ class EngineReplica:
         self._log = home / "logs" / f"engine-{entry.name}.log"
         self._engine: VllmEngine | None = None
         self._error: str | None = None
+        loopback.serve()
         _redirect(self._log)
         os.environ.update(environment(entry, home))
         if not entry.resources.gpus:

@@ -8,6 +8,8 @@ Ray actors. Not for GPUs: CUDA does not survive a fork in every case.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -16,6 +18,8 @@ from importlib import util
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+from lakemill.serving import loopback
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +66,11 @@ class _Context:
 
 
 def _enter(environment: Mapping[str, str], target: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    with contextlib.suppress(ImportError):
+        # The first title must come before the environment moves: it is written over both.
+        importlib.import_module("setproctitle").setproctitle("lakemill engine")
     os.environ.update(environment)
+    loopback.torch()
     target(**kwargs)
 
 
