@@ -1,1 +1,1 @@
-"""Jobs: `conf/jobs/*.yaml` → spec → runner → pipelines, and the commands around them."""
+"""Jobs: a YAML file → a checked spec → one run of its pipeline → tables, a record, an exit code."""

@@ -1,1 +1,1 @@
-"""A job's data flow: source → plan → infer → ledger → sink → record."""
+"""Pipelines: source at a fixed version → written plan → chunk asked → ledger → MERGE → MLflow."""
