@@ -95,6 +95,11 @@ class Call:
     record: bool = True
 
     @property
+    def qualified(self) -> str:
+        """Return the model that is asked, as `name@version` where the version is known."""
+        return self.model if self.version is None else f"{self.model}@{self.version}"
+
+    @property
     def type(self) -> DataType:
         """Return the Spark type of the call's column."""
         return shape_type(self.shape, self.task.result, self.task.extra)
@@ -104,7 +109,7 @@ class Call:
 
         `answered_by`, the `name@version` of the answer, is used where the version was not known before.
         """
-        model = answered_by or self.model if self.version is None else f"{self.model}@{self.version}"
+        model = answered_by or self.model if self.version is None else self.qualified
         return keys.call_key(
             function=self.function,
             prompt_version=self.task.prompt.version,

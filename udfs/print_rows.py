@@ -65,8 +65,8 @@ def _print_table(frame: DataFrame, out: TextIO) -> None:
     rows = frame.take(TABLE_ROWS + 1)
     table = Table(box=box.ASCII2, show_lines=False)
     for field in frame.schema.fields:
-        justify = "right" if isinstance(field.dataType, NumericType) else "left"
-        table.add_column(Text(f"{field.name}\n{_type(field.dataType)}"), justify=justify, overflow="fold")
+        title = Text(f"{visible(field.name)}\n{_type(field.dataType)}")
+        table.add_column(title, justify="right" if isinstance(field.dataType, NumericType) else "left", overflow="fold")
     for row in rows[:TABLE_ROWS]:
         table.add_row(*(Text("NULL", "dim") if cell is None else Text(visible(shown(cell))) for cell in row))
     # Elsewhere than on a terminal nothing is wrapped: what comes next may read it line by line.

@@ -60,7 +60,7 @@ class Worker:
         if self.call.fail:
             _fail_first(self.call.function, results)
         if self.tally is not None and self.call.record and self.call.shape is not Shape.KEY:
-            self.tally.add(Tally.of(self.call.function, results, query, self.call.model))
+            self.tally.add(Tally.of(self.call.function, results, query, self.call.qualified))
 
     def _column(self, results: Sequence[RowResult | None]) -> pa.Array:
         cells = [cell(row, self.call.shape, self.call.task.result) for row in results]
