@@ -23,7 +23,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from lakemill import jars, warehouse
+from lakemill import jars, java, warehouse
 from lakemill.errors import SetupError
 from lakemill.settings import Paths, Settings
 
@@ -65,7 +65,7 @@ def build(
         conf: Spark settings that win over those of lakemill.
 
     Raises:
-        SetupError: The Delta jars are missing and cannot be fetched.
+        SetupError: There is no Java, or the Delta jars are missing and cannot be fetched.
     """
     chosen = master or "local[*]"
     scratch = Path(tempfile.mkdtemp(prefix="lakemill-"))
@@ -119,6 +119,8 @@ def _start_jvm(values: Mapping[str, str], paths: Paths) -> None:
     if SparkContext._gateway is not None:  # noqa: SLF001 - pyspark names no other way to choose its JVM's output
         return
     paths.logs.mkdir(parents=True, exist_ok=True)
+    # Spark takes JAVA_HOME, then PATH, however old what it finds there is.
+    os.environ["JAVA_HOME"] = str(java.find().home)
     conf = SparkConf(loadDefaults=False).setAll(list(values.items()))
     errors = paths.logs / "spark.log"
     with errors.open("ab") as sink:
