@@ -26,12 +26,13 @@ _WIDE = 10_000
 def print_rows(frame: DataFrame, style: str, out: TextIO) -> None:
     """Print a query's rows in one of the styles `table`, `json` and `csv`.
 
-    A table shows 1,000 rows at most and says so; the other two print every row.
+    A table shows 1,000 rows at most, asks for no more, and says so; the other two print every row, all
+    partitions computed at once (an iterator would take one after the other and leave the model idle).
     """
     if style == "json":
-        _print_json(frame.columns, frame.toLocalIterator(), out)
+        _print_json(frame.columns, frame.collect(), out)
     elif style == "csv":
-        _print_csv(frame.columns, frame.toLocalIterator(), out)
+        _print_csv(frame.columns, frame.collect(), out)
     else:
         _print_table(frame, out)
 

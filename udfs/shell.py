@@ -48,7 +48,10 @@ def run(
 
 
 def statements(spark: SparkSession, text: str) -> list[str]:
-    """Cut a text into statements, as Spark's own command line does: quotes, comments and scripts hold."""
+    """Cut a text into statements, as Spark's own command line does: quotes and comments hold.
+
+    A text that begins with BEGIN is one script, or is cut where it is more than that.
+    """
     utils = spark._jvm.org.apache.spark.sql.catalyst.util.StringUtils  # type: ignore[union-attr]  # noqa: SLF001
     pieces = utils.splitSemiColonWithIndex(text, True)
     found = (str(pieces.apply(at)).strip() for at in range(pieces.size()))

@@ -72,6 +72,7 @@ class Watcher:
         deadline = time.monotonic() + timeout_s
         context: Any = self._functions.spark.sparkContext._jsc.sc()  # noqa: SLF001
         context.listenerBus().waitUntilEmpty(int(timeout_s * 1000))
+        self.look()  # rows read one by one (toLocalIterator) fail after Spark has told of their query's end
         with self._idle:
             self._idle.wait_for(lambda: self._pending == 0, max(0.0, deadline - time.monotonic()))
 
