@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LAKEMILL_", frozen=True, extra="forbid")
 
     home: Path = Field(default=Path(".lakemill"), description="Folder of everything durable (LAKEMILL_HOME).")
-    endpoint: str | None = Field(default=None, description="URL of a serving application, such as http://127.0.0.1:8642.")
+    endpoint: str | None = Field(
+        default=None, description="URL of a serving application, such as http://127.0.0.1:8642."
+    )
     token: str | None = Field(default=None, description="Bearer token of that application.", repr=False)
     default_model: str = Field(default="smollm2-135m-instruct", description="Model used where none is named.")
     default_embedding_model: str | None = Field(default=None, description="Model of ai_embed and ai_similarity.")
@@ -28,11 +30,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over what `load` passes in from the YAML file."""
         return env_settings, init_settings
