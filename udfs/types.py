@@ -172,7 +172,7 @@ def _number(value: Any, expected: str, place: str) -> int | Decimal:
 
 def _integer(value: Any, kind: DataType, place: str) -> int:
     number = _number(value, "a whole number", place)
-    bound = int(2 ** (_BITS[type(kind)] - 1))
+    bound = 1 << (_BITS[type(kind)] - 1)
     # Compare before converting: int(Decimal('1e999999')) would take for ever.
     if not -bound <= number < bound or number != int(number):
         raise _mismatch(f"a whole number within {kind.simpleString().upper()}", value, place)
@@ -180,7 +180,7 @@ def _integer(value: Any, kind: DataType, place: str) -> int:
 
 
 def _float(value: Any, kind: DataType, place: str) -> float:
-    exact = _number(value, "a number", place)
+    exact = Decimal(_number(value, "a number", place))
     limit = _FLOAT_MAX if isinstance(kind, FloatType) else math.inf
     number = float(exact) if abs(exact) < Decimal("1.8e308") else math.inf
     if math.isinf(number) or abs(number) > limit:

@@ -130,7 +130,7 @@ def summary(told: Tally, *, kept: bool = True) -> str:
     )
 
 
-def _record(failure: Failure, application: str | None, name: str) -> dict[str, Any]:
+def _record(failure: Failure, application: str | None, name: str | None) -> dict[str, Any]:
     return {
         "run_id": f"{application}/{failure.query}",
         "origin": "sql",
