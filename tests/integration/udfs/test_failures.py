@@ -58,13 +58,13 @@ def test_the_session_may_name_another_model(other: SparkSession) -> None:
 
 
 def test_failures_are_told_once_a_query_and_recorded(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    flush(spark)
+    flush(spark, 120)
     caplog.clear()
     bad = "if(id % 4 = 0, ' [[lakemill:fail TIMEOUT]]', if(id = 1, ' [[lakemill:empty]]', ''))"
     texts = f"concat('told ', id, {bad})"
     with caplog.at_level(logging.WARNING, logger="lakemill"):
         rows = spark.sql(f"SELECT ai_summarize({texts}) AS v FROM range(8)").collect()
-        flush(spark)
+        flush(spark, 120)
     assert sum(row.v is None for row in rows) == 3
     told = [record.getMessage() for record in caplog.records if record.name == "lakemill.udfs.watcher"]
     warning = (
@@ -83,11 +83,11 @@ def test_failures_are_told_once_a_query_and_recorded(spark: SparkSession, caplog
 
 
 def test_a_query_without_failures_tells_nothing(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    flush(spark)
+    flush(spark, 120)
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="lakemill"):
         spark.sql("SELECT ai_summarize('all is well')").collect()
-        flush(spark)
+        flush(spark, 120)
     assert not caplog.records
 
 
