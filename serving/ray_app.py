@@ -36,6 +36,7 @@ READY_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _CHECK_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 8.0
+_REMOVALS = 8
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # rows travel inside the calls; Ray's least is 75 MiB
 # What Ray's own actors (controller, proxy, gateway) may take beside the replicas.
 _SPARE_CPUS = 4
@@ -199,7 +200,12 @@ def _end_all(scratch: Path) -> None:
     with contextlib.suppress(Exception):
         ray.shutdown()
     _end(ours)
-    shutil.rmtree(scratch, ignore_errors=True)
+    for _ in range(_REMOVALS):
+        # What was started meanwhile may still write there.
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not scratch.exists():
+            return
+        time.sleep(_POLL_S)
 
 
 def _descendants() -> list[psutil.Process]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 0.03
 PROBE_AFTER_S = 10.0
-PROBE_TIMEOUT_S = 12.0
+PROBE_TIMEOUT_S = 10.0
 MAX_TOKENS = 512
 _ENCODE_AT_ONCE = 64
 _MOST_URGENT = -(2**31)
@@ -69,7 +69,7 @@ class VllmEngine:
         self._chat = ChatRenderer(llm.get_tokenizer())
         self._window = int(llm.model_config.max_model_len)
         self._asked = 0
-        self._probing = asyncio.Lock()
+        self._probing: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, entry: ModelEntry, weights: Path) -> VllmEngine:
@@ -133,10 +133,10 @@ class VllmEngine:
             raise ServingError(f"the engine of {self._model.name} died", hint="it is started again; see its log")
         if time.monotonic() - self._pulse.beat < PROBE_AFTER_S:
             return
-        async with self._probing:
-            if time.monotonic() - self._pulse.beat < PROBE_AFTER_S:
-                return
-            await self._probe()
+        # Who asks meanwhile shares the probe: one after the other would take longer than they wait.
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+        await asyncio.shield(self._probing)
 
     async def close(self) -> None:
         """Stop vLLM's processes; safe to call twice."""

@@ -95,7 +95,8 @@ def test_everything_listens_on_the_loopback_address_only(endpoint: SimpleNamespa
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert addresses <= {"127.0.0.1", "::1"}
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def engine_process(supervisor: Any) -> psutil.Process:
@@ -124,7 +125,7 @@ def test_a_stopped_engine_is_not_called_well(endpoint: SimpleNamespace, supervis
             time.sleep(1)
         status, cause = health(endpoint)
         assert status == 503
-        assert "does not move" in cause
+        assert "does not" in cause
     deadline = time.monotonic() + 60
     while health(endpoint)[0] != 200 and time.monotonic() < deadline:
         time.sleep(1)
