@@ -22,7 +22,7 @@ ADDRESS = "127.0.0.1"
 @contextlib.contextmanager
 def ray() -> Iterator[None]:
     """Let `ray.init` take 127.0.0.1 as it is; on Linux it would put the machine's outer address in its place."""
-    services = importlib.import_module("ray._private.services")
+    services: Any = importlib.import_module("ray._private.services")
     before = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = lambda host: host
     try:

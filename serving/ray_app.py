@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import ray
@@ -153,7 +153,7 @@ def _deploy(
 ) -> dict[str, DeploymentHandle[Any]]:
     bound = {entry.name: _replicas(entry).bind(entry, folders[entry.name], paths.home) for entry in entries}
     infos = {entry.name: entry.info for entry in entries}
-    gateway = Gateway.bind(bound, infos, paths.journal / "answers.sqlite", token)
+    gateway = cast("Any", Gateway).bind(bound, infos, paths.journal / "answers.sqlite", token)
     serve.run(gateway, name=APPLICATION, route_prefix="/", blocking=False)
     return {name: serve.get_deployment_handle(_deployment_name(name), APPLICATION) for name in bound}
 
@@ -163,7 +163,7 @@ def _deployment_name(model: str) -> str:
 
 
 def _replicas(entry: ModelEntry) -> Any:
-    return EngineReplica.options(
+    return cast("Any", EngineReplica).options(
         name=_deployment_name(entry.name),
         num_replicas=entry.replicas,
         ray_actor_options={"num_cpus": entry.resources.cpus, "num_gpus": entry.resources.gpus},

@@ -45,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class _Pulse(StatLoggerBase):
+class _Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
     """Note when the engine last took a step."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
