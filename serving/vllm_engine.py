@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import tokens_input
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -24,10 +22,11 @@ from lakemill.serving.catalog import ModelEntry
 from lakemill.serving.chat import ChatRenderer
 from lakemill.serving.choices import Branch, ChoiceTrie
 from lakemill.serving.engine import Batch, Completion, ModelInfo, Prompt
+from lakemill.serving.flush import flushed
+from lakemill.serving.vllm_params import sampling_params, structured_outputs
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 0.03
 PROBE_AFTER_S = 10.0
 PROBE_TIMEOUT_S = 10.0
 MAX_TOKENS = 512
@@ -111,7 +110,7 @@ class VllmEngine:
         left = len(batch.prompts)
         try:
             while left:
-                ready = await _flushed(done, left)
+                ready = await flushed(done, left)
                 left -= len(ready)
                 if not ready:
                     await work
@@ -144,7 +143,7 @@ class VllmEngine:
 
     async def _probe(self) -> None:
         before = self._pulse.beat
-        probe = asyncio.create_task(self._run([self._chat.eos_token_id] * 8, _params(1), priority=_MOST_URGENT))
+        probe = asyncio.create_task(self._run([self._chat.eos_token_id] * 8, sampling_params(1), priority=_MOST_URGENT))
         deadline = time.monotonic() + PROBE_TIMEOUT_S
         try:
             # Any step counts: with every slot taken the probe itself has to wait for one.
@@ -237,7 +236,7 @@ class VllmEngine:
         given.setdefault("temperature", 0.0)
         if given["temperature"] and given.get("seed") is None:
             given["seed"] = prompt.seed
-        params = _params(room, structured_outputs=_structured(batch.response_format), **given)
+        params = sampling_params(room, structured_outputs=structured_outputs(batch.response_format), **given)
         output = await self._run(tokens, params, priority=batch.priority)
         made = output.outputs[0]
         usage = Usage(len(tokens), len(made.token_ids), output.num_cached_tokens or 0)
@@ -264,7 +263,7 @@ class VllmEngine:
         cached = 0
         for first in range(0, len(branch.tokens), _LOGPROBS_A_REQUEST):
             wanted = list(branch.tokens[first : first + _LOGPROBS_A_REQUEST])
-            params = _params(1, temperature=0.0, logprob_token_ids=wanted, detokenize=False)
+            params = sampling_params(1, temperature=0.0, logprob_token_ids=wanted, detokenize=False)
             output = await self._run([*tokens, *branch.path], params, priority=priority)
             given = output.outputs[0].logprobs[0]
             logprobs |= {token: given[token].logprob for token in wanted}
@@ -293,37 +292,6 @@ class VllmEngine:
 
 class _TooLongError(Exception):
     pass
-
-
-def _params(max_tokens: int, **given: Any) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **given)
-
-
-def _structured(wanted: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
-    kind = (wanted or {"type": "text"}).get("type")
-    if wanted is None or kind == "text":
-        return None
-    if kind == "json_object":
-        return StructuredOutputsParams(json_object=True)
-    if kind == "json_schema":
-        return StructuredOutputsParams(json=dict(wanted["json_schema"]["schema"]))
-    if kind == "choice":
-        return StructuredOutputsParams(choice=[str(choice) for choice in wanted["choices"]])
-    raise ValueError(f"response_format.type {kind!r} is not one of text, json_object, json_schema, choice")
-
-
-async def _flushed(done: asyncio.Queue[Completion | None], left: int) -> list[Completion]:
-    first = await done.get()
-    ready = [] if first is None else [first]
-    deadline = time.monotonic() + FLUSH_S
-    while ready and len(ready) < left and (wait := deadline - time.monotonic()) > 0:
-        with contextlib.suppress(TimeoutError):
-            following = await asyncio.wait_for(done.get(), wait)
-            if following is None:
-                done.put_nowait(None)
-                break
-            ready.append(following)
-    return ready
 
 
 def _timed(made: Completion, id_: str, ms: float) -> Completion:
