@@ -35,7 +35,9 @@ def start(paths: Paths, *, conf_dir: str | os.PathLike[str] | None = None) -> lo
     Raises:
         ServingError: It failed, ended or said nothing for 10 s, with its cause or the last line of its log.
     """
-    _wait_for_end_of_old(paths)
+    other = _settled(paths)
+    if other is not None:
+        return other
     paths.serving_json.unlink(missing_ok=True)
     child = _spawn(command(paths, conf_dir=conf_dir), paths.logs / _LOG)
     state = _poll(lambda: _told(paths), child=child, seconds=_APPEAR_S)
@@ -64,11 +66,15 @@ def _told(paths: Paths) -> local.LocalState | None:
     return state if state is not None and (state.url or state.failure) else None
 
 
-def _wait_for_end_of_old(paths: Paths) -> None:
+def _settled(paths: Paths) -> local.LocalState | None:
+    """Return the service that another process is starting, or None once there is none."""
     # Two services of one home would fight for the journal, and the old one removes the file of the new.
     until = time.monotonic() + _GONE_S
     while (state := local.read(paths.serving_json)) is not None and state.alive and time.monotonic() < until:
+        if state.usable:
+            return state
         time.sleep(_POLL_S)
+    return None
 
 
 def _spawn(line: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -243,3 +243,15 @@ def free(path: Path) -> bool:
         except BlockingIOError:
             return False
         return True
+
+
+def test_a_service_that_another_command_is_starting_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `lakemill serve` says that it starts before it knows its port.
+    monkeypatch.setattr(launcher, "command", lambda *_, **__: pytest.fail("a second service was started"))
+    say(settings, state="starting", url=None, started_at=time.time())
+    told = threading.Timer(0.2, lambda: say(settings, state="starting"))
+    told.start()
+    assert discovery.find_or_start(settings).url == "http://127.0.0.1:1"
+    told.join()
