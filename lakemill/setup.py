@@ -1,4 +1,4 @@
-"""`lakemill setup`: Delta jars → default model → MLflow database; what is there already costs a second."""
+"""`lakemill setup`: Delta jars → class archive → default model → MLflow database; what is there already costs a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from filelock import FileLock
 
-from lakemill import jars, settings
+from lakemill import archive, jars, settings
 from lakemill.errors import SetupError
 from lakemill.settings import Paths, Settings
 
@@ -32,9 +32,10 @@ SqlAlchemyStore("sqlite:///" + sys.argv[1], sys.argv[2])
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="LAKEMILL_HOME.")
 @click.option("--conf-dir", type=click.Path(exists=True, file_okay=False), help="Folder of your YAML files.")
 def setup(home: Path | None, conf_dir: str | None) -> None:
-    """Bring the Delta jars, the default model and the MLflow database."""
+    """Bring the Delta jars, Spark's class archive, the default model and the MLflow database."""
     found = settings.load(conf_dir, home=home)
     _step("Delta jars", bring_jars)
+    _step("Spark's class archive", bring_archive)
     _step("default model", lambda: bring_model(found, conf_dir))
     _step("MLflow database", lambda: bring_database(found.paths))
 
@@ -55,6 +56,14 @@ def bring_jars() -> str:
     """
     jars.ensure()
     return str(jars.folder())
+
+
+def bring_archive() -> str:
+    """Make sure of the archive of Spark's classes and return its path, or why there is none: it only saves time."""
+    try:
+        return str(archive.ensure())
+    except SetupError as error:
+        return f"not made, so that sessions start slower: {error.message}"
 
 
 def bring_model(found: Settings, conf_dir: str | None = None) -> str:

@@ -11,10 +11,12 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -23,14 +25,14 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from lakemill import jars, java, warehouse
+from lakemill import archive, jars, java, warehouse
 from lakemill.errors import SetupError
 from lakemill.settings import Paths, Settings
 
 log = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 256
-_JVM_STOP_S = 20
+_JVM_STOP_S = 20.0
 
 _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -41,7 +43,7 @@ _DELTA = {
 }
 # With the defaults a MERGE of three rows takes 20 s, nearly all of it empty tasks.
 _SMALL_TABLES = {
-    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
 }
@@ -75,7 +77,8 @@ def build(
     builder = SparkSession.builder.appName(app_name).master(chosen)
     atexit.register(_end, scratch)
     _start_jvm(values | {"spark.master": chosen}, settings.paths)
-    spark = builder.config(map=dict(values)).getOrCreate()
+    with _own_interrupt():
+        spark = builder.config(map=dict(values)).getOrCreate()
     warehouse.refresh(spark, settings.paths)
     return spark
 
@@ -102,8 +105,14 @@ def options(paths: Paths, master: str, jar_paths: Sequence[Path], scratch: Path)
 
 def _java_options(scratch: Path) -> str:
     log4j = Path(str(resources.files("lakemill.conf"))) / "log4j2.xml"
-    # The optimising compiler costs two cores more than it gives while the model does the work.
-    flags = ["-XX:TieredStopAtLevel=1", f"-Djava.io.tmpdir={scratch}", f"-Dderby.system.home={scratch}"]
+    # The optimising compiler and the parallel collector cost two cores more than they give.
+    flags = [
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        *archive.flags(),
+        f"-Djava.io.tmpdir={scratch}",
+        f"-Dderby.system.home={scratch}",
+    ]
     return " ".join([*flags, f"-Dlog4j2.configurationFile={log4j.as_uri()}"])
 
 
@@ -133,13 +142,26 @@ def _start_jvm(values: Mapping[str, str], paths: Paths) -> None:
     SparkContext._ensure_initialized(gateway=gateway, conf=conf)  # noqa: SLF001
 
 
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep what the caller does on Ctrl-C; pyspark's handler replaces only Python's default."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    main = threading.current_thread() is threading.main_thread()
+    if main and before not in (signal.default_int_handler, None):
+        signal.signal(signal.SIGINT, before)
+
+
 def _end(scratch: Path) -> None:
     close()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def close() -> None:
-    """Stop the session of this process and wait until its JVM is gone; safe to call twice."""
+def close(timeout_s: float = _JVM_STOP_S) -> None:
+    """Stop the session of this process and wait until its JVM is gone; safe to call twice.
+
+    A JVM that has not ended after `timeout_s` seconds is killed.
+    """
     gateway = SparkContext._gateway  # noqa: SLF001 - pyspark names no other way to end its JVM
     if gateway is None:
         return
@@ -149,19 +171,19 @@ def close() -> None:
             active.stop()
     with contextlib.suppress(Exception):
         gateway.shutdown()
-    _await(getattr(gateway, "proc", None))
+    _await(getattr(gateway, "proc", None), timeout_s)
     SparkContext._gateway = None  # noqa: SLF001
     SparkContext._jvm = None  # noqa: SLF001
 
 
-def _await(process: subprocess.Popen[bytes] | None) -> None:
+def _await(process: subprocess.Popen[bytes] | None, timeout_s: float) -> None:
     # The JVM ends when its standard input closes.
     if process is None:
         return
     if process.stdin is not None:
         process.stdin.close()
     try:
-        process.wait(_JVM_STOP_S)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         log.warning("the JVM (process %s) does not end; it is killed", process.pid)
         process.kill()
