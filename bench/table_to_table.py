@@ -38,7 +38,7 @@ SIDES = ("bench.offline", "bench.online")
 @click.option("--max-tokens", default=64, show_default=True, help="Bound of each answer.")
 @click.option("--rounds", default=1, show_default=True, help="Measurements; the order turns with each.")
 @click.option("--output", type=click.Path(path_type=Path), help="File that the JSON lines are also added to.")
-def main(rows: int, engine: str, model: str | None, max_tokens: int, rounds: int, output: Path | None) -> None:  # noqa: PLR0913, PLR0917
+def main(rows: int, engine: str, model: str | None, max_tokens: int, rounds: int, output: Path | None) -> None:
     """Measure, and print one JSON line a round."""
     loaded = settings.load()
     source, contents = texts(rows)

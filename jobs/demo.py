@@ -26,6 +26,8 @@ from lakemill.settings import Paths, Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from lakemill.jobs.runner import RunResult
+
 JOB = "packages"
 _APPEAR_S = 30.0
 _POLL_S = 0.05
@@ -131,7 +133,7 @@ def _served(settings: Settings, engine: EngineName, conf_dir: str | None, clock:
 
 
 def _show(settings: Settings, rows: int, conf_dir: str | None, clock: _Clock, service: _Service | None) -> None:
-    from lakemill.jobs import runner, sample  # noqa: PLC0415 - Spark, while the model is starting
+    from lakemill.jobs import sample  # noqa: PLC0415 - Spark, while the model is starting
     from lakemill.udfs.session import session  # noqa: PLC0415
 
     spark = session("lakemill demo", conf_dir=conf_dir)
@@ -139,14 +141,24 @@ def _show(settings: Settings, rows: int, conf_dir: str | None, clock: _Clock, se
         clock.announce(f"lakemill sample packages --rows {rows}")
         clock.tell("Spark and sample", sample.told(sample.write_packages(spark, rows)))
         clock.announce(f"lakemill run {JOB}")
-        if service is not None:
-            seconds = service.wait()
-            clock.tell("wait for the model", f"the model was ready {seconds:.0f} s after the start")
-        result = runner.run_job(JOB, conf_dir=conf_dir, watch=shown(settings))
+        result = _run(settings, conf_dir, service)
         clock.tell("job", told(result))
+        if service is not None:
+            click.echo(f"  the model was ready {service.wait():.0f} s after its start")
         _ask(spark, settings, clock)
     finally:
         spark.stop()
+
+
+def _run(settings: Settings, conf_dir: str | None, service: _Service | None) -> RunResult:
+    from lakemill.jobs import runner  # noqa: PLC0415
+
+    try:
+        return runner.run_job(JOB, conf_dir=conf_dir, watch=shown(settings))
+    except LakemillError:
+        if service is not None:
+            service.wait()  # a start that failed is the better reason
+        raise
 
 
 def _ask(spark: SparkSession, settings: Settings, clock: _Clock) -> None:

@@ -90,9 +90,8 @@ def installed() -> Sequence[tuple[str, str, str, str, str]]:
 
 
 def _told(of: metadata.Distribution) -> tuple[str, str, str, str]:
-    fields = of.metadata
-    description = fields["Description"] or fields.get_payload()
-    return of.version, _license(of), fields["Summary"] or "", description if isinstance(description, str) else ""
+    told = of.metadata.json  # the description may stand in a header or after them
+    return of.version, _license(of), str(told.get("summary", "")), str(told.get("description", ""))
 
 
 def _license(of: metadata.Distribution) -> str:

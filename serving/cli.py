@@ -35,7 +35,7 @@ NOT_RUNNING = 3
     "--status", "action", flag_value="status", help="Tell how it is: exit 0 ready, 1 not ready, 3 not running."
 )
 @click.option("--stop", "action", flag_value="stop", help="End it.")
-def serve(  # noqa: PLR0913, PLR0917 - one argument an option
+def serve(
     models: tuple[str, ...], engine: EngineName, port: int, home: Path | None, conf_dir: str | None, action: str | None
 ) -> None:
     """Start, show or stop the serving application."""

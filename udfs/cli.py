@@ -25,7 +25,7 @@ FORMATS = ("table", "json", "csv")
 @click.option("--master", help="Spark master; default: local[*].")
 @click.option("--endpoint", help="URL of a serving application; default: the running one, or a new one.")
 @click.option("--conf-dir", type=click.Path(exists=True, file_okay=False), help="Folder of your YAML files.")
-def sql(  # noqa: PLR0913, PLR0917 - one argument an option
+def sql(
     queries: Sequence[str],
     files: Sequence[TextIO],
     style: str,

@@ -30,7 +30,7 @@ _attached: dict[str, tuple[Functions, Watcher]] = {}
 _lock = threading.Lock()
 
 
-def session(  # noqa: PLR0913  # the facade: each is named in the manual
+def session(  # the facade: each is named in the manual
     app_name: str = "lakemill",
     master: str | None = None,
     endpoint: str | None = None,
