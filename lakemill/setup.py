@@ -1,4 +1,4 @@
-"""`lakemill setup`: Delta jars → class archive → default model → MLflow database; what is there already costs a second."""
+"""`lakemill setup`: Delta jars → class archive → model → MLflow database; what is there already costs a second."""
 
 from __future__ import annotations
 

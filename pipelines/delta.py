@@ -37,6 +37,16 @@ def version(spark: SparkSession, table: str) -> int:
     return found
 
 
+def never_written(spark: SparkSession, table: str) -> bool:
+    """Tell without a query whether a table that was made empty has had no commit since."""
+    return int(_snapshot(spark, table).version()) == 0
+
+
+def location(spark: SparkSession, table: str) -> str:
+    """Return the folder of a Delta table, as Hadoop names it."""
+    return str(_snapshot(spark, table).path().getParent().toString())
+
+
 def transaction(spark: SparkSession, table: str, app: str) -> int | None:
     """Return the last transaction number that `app` committed to the table, or None."""
     if not exists(spark, table):
@@ -73,7 +83,8 @@ def _snapshot(spark: SparkSession, table: str) -> Any:
     jvm: Any = spark._jvm  # noqa: SLF001 - Python's DeltaTable does not tell transactions
     session: Any = spark._jsparkSession  # noqa: SLF001
     identifier = session.sessionState().sqlParser().parseTableIdentifier(table)
-    return jvm.org.apache.spark.sql.delta.DeltaLog.forTableWithSnapshot(session, identifier)._2()
+    pair = jvm.org.apache.spark.sql.delta.DeltaLog.forTableWithSnapshot(session, identifier)
+    return pair._2()  # noqa: SLF001 - the second of a Scala pair
 
 
 def _listed(spark: SparkSession) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own habit
 
-from lakemill.pipelines import delta, ledger, plan as plans
-from lakemill.pipelines.flow import Flow
-from lakemill.pipelines.plan import Plan
+from lakemill.pipelines import delta, ledger
+from lakemill.pipelines import plan as plans
 from lakemill.pipelines.source import ROW_KEY
 from lakemill.pipelines.steps import Call
+from lakemill.pipelines.work import Work
 
 CHUNK = 0
 # Settings of the SQL functions: who asks, and that the job itself records what failed.
@@ -20,22 +20,23 @@ _RUN = "spark.lakemill.run"
 _RECORD = "spark.lakemill.recordFailures"
 
 
-def is_done(spark: SparkSession, plan: Plan) -> bool:
+def is_done(work: Work) -> bool:
     """Tell whether the chunk's answers are in the ledger already."""
-    return delta.transaction(spark, ledger.TABLE, plan.plan_id) is not None
+    return delta.transaction(work.spark, ledger.TABLE, work.plan.plan_id) is not None
 
 
-def run(spark: SparkSession, flow: Flow, calls: Sequence[Call], plan: Plan, *, run_id: str) -> None:
+def run(work: Work) -> None:
     """Ask the chunk's open calls and append every answer, good or failed, in one commit."""
-    with _as_job(spark, run_id):
-        records = _records(_asked(_todo(spark, flow, calls, plan), calls), flow, calls, plan, run_id)
-        delta.append(records, ledger.TABLE, app=plan.plan_id, number=CHUNK)
+    with _as_job(work.spark, work.run_id):
+        records = _records(_asked(_todo(work), work.calls), work)
+        delta.append(records, ledger.TABLE, app=work.plan.plan_id, number=CHUNK)
 
 
-def _todo(spark: SparkSession, flow: Flow, calls: Sequence[Call], plan: Plan) -> DataFrame:
-    found = ledger.answers(spark, [call.step.function for call in calls])
-    resolved = ledger.resolve(plans.work(spark, flow, plan), calls, found, compute=False)
-    return resolved.where(~ledger.all_done(calls)).repartition(spark.sparkContext.defaultParallelism)
+def _todo(work: Work) -> DataFrame:
+    found = ledger.answers(work.spark, [call.step.function for call in work.calls])
+    rows = plans.rows_of(work.spark, work.flow, work.plan)
+    resolved = ledger.resolve(rows, work.calls, found, compute=False)
+    return resolved.where(~ledger.all_done(work.calls)).repartition(work.spark.sparkContext.defaultParallelism)
 
 
 def _asked(frame: DataFrame, calls: Sequence[Call]) -> DataFrame:
@@ -47,21 +48,21 @@ def _asked(frame: DataFrame, calls: Sequence[Call]) -> DataFrame:
     return frame
 
 
-def _records(frame: DataFrame, flow: Flow, calls: Sequence[Call], plan: Plan, run_id: str) -> DataFrame:
-    asked = F.array(*(_record(call) for call in calls))
+def _records(frame: DataFrame, work: Work) -> DataFrame:
+    asked = F.array(*(_record(call) for call in work.calls))
     flat = frame.select(F.col(ROW_KEY).alias("row_key"), F.explode(F.filter(asked, _was_asked)).alias("r"))
     constants = {
-        "job": flow.job,
+        "job": work.flow.job,
         "origin": "job",
-        "run_id": run_id,
-        "plan_id": plan.plan_id,
-        "source": flow.source,
+        "run_id": work.run_id,
+        "plan_id": work.plan.plan_id,
+        "source": work.flow.source,
     }
     named = flat.select("row_key", "r.*", *(F.lit(value).alias(name) for name, value in constants.items()))
     named = named.withColumns(
         {
             "chunk": F.lit(CHUNK),
-            "source_version": F.lit(plan.source_version).cast("bigint"),
+            "source_version": F.lit(work.plan.source_version).cast("bigint"),
             "time": F.current_timestamp(),
             "ok": F.col("code").isNull(),
         }
@@ -69,11 +70,11 @@ def _records(frame: DataFrame, flow: Flow, calls: Sequence[Call], plan: Plan, ru
     return named.select(*(field.split()[0] for field in ledger.SCHEMA.split(", ")))
 
 
-def _was_asked(record: F.Column) -> F.Column:
+def _was_asked(record: Column) -> Column:
     return record["key"].isNotNull()
 
 
-def _record(call: Call) -> F.Column:
+def _record(call: Call) -> Column:
     result = F.col(f"`__asked_{call.name}`")
     return F.struct(
         result["key"].alias("key"),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own habit
+from pyspark.sql.types import StructType
 
 from lakemill import control
+from lakemill.pipelines import delta
 from lakemill.pipelines.steps import Call
 
 TABLE = "lakemill.ledger"
@@ -30,11 +32,14 @@ def ensure(spark: SparkSession) -> None:
     control.ensure(spark, TABLE, SCHEMA)
 
 
-def answers(spark: SparkSession, functions: Sequence[str], *, plan_id: str | None = None) -> DataFrame:
+def answers(spark: SparkSession, functions: Sequence[str], *, plan_id: str | None = None) -> DataFrame | None:
     """Return one answer a key (`__key`, `__answer`): a good one where there is one, else a final error.
 
-    A retryable failure is no answer, save for the plan that met it.
+    A retryable failure is no answer, save for the plan that met it. None where the ledger is empty, which
+    spares the first run every join.
     """
+    if delta.never_written(spark, TABLE):
+        return None
     ledger = spark.table(TABLE).where(F.col("function").isin(*functions))
     mine = F.col("plan_id").eqNullSafe(F.lit(plan_id)) if plan_id is not None else F.lit(False)
     usable = ledger.where(F.col("ok") | ~F.col("retryable") | mine)
@@ -42,7 +47,7 @@ def answers(spark: SparkSession, functions: Sequence[str], *, plan_id: str | Non
     return usable.groupBy(F.col("key").alias("__key")).agg(F.max_by("row_result", best).alias("__answer"))
 
 
-def resolve(frame: DataFrame, calls: Sequence[Call], found: DataFrame, *, compute: bool = True) -> DataFrame:
+def resolve(frame: DataFrame, calls: Sequence[Call], found: DataFrame | None, *, compute: bool = True) -> DataFrame:
     """Add what the ledger knows of each step: its key, its row result and value, and whether it is done.
 
     Adds for a step `s` the columns `s` (value), `s_result` (row result), `__key_s` and `__done_s`. The key
@@ -52,9 +57,9 @@ def resolve(frame: DataFrame, calls: Sequence[Call], found: DataFrame, *, comput
     planned = KEYS in frame.columns
     for call in calls:
         frame = _known(frame, call, planned=planned, compute=compute)
-        answer = found.select(F.col("__key").alias(f"__key_{call.name}"), "__answer")
-        frame = frame.join(answer, f"__key_{call.name}", "left")
+        frame = _answered(frame, call, found)
         key, known = F.col(f"`__key_{call.name}`"), F.col("__known")
+        assert isinstance(call.type, StructType)
         frame = (
             frame.withColumn(call.result, F.from_json("__answer", call.type, JSON))
             .withColumn(call.name, F.col(f"`{call.result}`.result"))
@@ -62,6 +67,13 @@ def resolve(frame: DataFrame, calls: Sequence[Call], found: DataFrame, *, comput
             .drop("__answer", "__known")
         )
     return frame
+
+
+def _answered(frame: DataFrame, call: Call, found: DataFrame | None) -> DataFrame:
+    if found is None:
+        return frame.withColumn("__answer", F.lit(None).cast("string"))
+    answer = found.select(F.col("__key").alias(f"__key_{call.name}"), "__answer")
+    return frame.join(answer, f"__key_{call.name}", "left")
 
 
 def _known(frame: DataFrame, call: Call, *, planned: bool, compute: bool) -> DataFrame:
@@ -80,7 +92,7 @@ def _known(frame: DataFrame, call: Call, *, planned: bool, compute: bool) -> Dat
     )
 
 
-def all_done(calls: Sequence[Call]) -> F.Column:
+def all_done(calls: Sequence[Call]) -> Column:
     """Return whether every step of a row is done."""
     done = F.lit(True)
     for call in calls:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -81,16 +80,11 @@ def abandon(spark: SparkSession, flow: Flow, plan: Plan) -> None:
     _append_header(spark, flow, plan, "failed")
 
 
-def read_rows(spark: SparkSession, plan: Plan) -> DataFrame:
-    """Return the plan's rows that are to be done, with their keys as far as known."""
-    rows = spark.table(PLAN_ROWS).where((F.col("plan_id") == plan.plan_id) & (F.col("state") != "kept"))
-    return rows.select(F.col("row_key").alias(ROW_KEY), F.col("keys").alias(ledger.KEYS))
-
-
-def work(spark: SparkSession, flow: Flow, plan: Plan) -> DataFrame:
-    """Return the source rows of a plan, at its version, with their planned keys."""
+def rows_of(spark: SparkSession, flow: Flow, plan: Plan) -> DataFrame:
+    """Return the source rows that a plan does, at its version, with their keys as far as they are known."""
     frame = source.keyed(source.read(spark, flow, plan.source_version), flow)
-    return frame.join(read_rows(spark, plan), ROW_KEY)
+    rows = spark.table(PLAN_ROWS).where((F.col("plan_id") == plan.plan_id) & (F.col("state") != "kept"))
+    return frame.join(rows.select(F.col("row_key").alias(ROW_KEY), F.col("keys").alias(ledger.KEYS)), ROW_KEY)
 
 
 @dataclass(frozen=True)
@@ -103,6 +97,8 @@ class _New:
 
 
 def _headers(spark: SparkSession, flow: Flow) -> list[Row]:
+    if delta.never_written(spark, PLANS):
+        return []
     rows = spark.table(PLANS).where((F.col("job") == flow.job) & (F.lower("sink") == flow.sink.lower()))
     return rows.orderBy("number", "time").collect()
 
@@ -189,34 +185,32 @@ def _marked(spark: SparkSession, frame: DataFrame, base: str | None) -> DataFram
 
 
 def _counts(rows: DataFrame, calls: Sequence[Call]) -> dict[str, int]:
-    open_rows = F.col("state") != "kept"
-    sums = [
-        F.count("*").alias("all"),
-        F.count("row_key").alias("named"),
-        F.countDistinct("row_key").alias("distinct_rows"),
-        F.count_if(open_rows).alias("rows"),
-    ]
+    is_open, calls_made = F.col("state") != "kept", F.lit(0)
+    skipped, hits = F.lit(0), F.lit(0)
     for index, call in enumerate(calls):
         key, done = F.col("keys")[call.name], F.col("done")[index]
-        sums += [
-            F.count(key).alias(f"known_{index}"),
-            F.count_if(open_rows & done & key.isNull()).alias(f"skipped_{index}"),
-            F.count_if(open_rows & done & key.isNotNull()).alias(f"hits_{index}"),
-            F.countDistinct(F.when(~done, key)).alias(f"distinct_{index}"),
-        ]
-    row = rows.agg(*sums).first()
+        calls_made = calls_made + (is_open & ~done).cast("int")
+        skipped = skipped + (is_open & done & key.isNull()).cast("int")
+        hits = hits + (is_open & done & key.isNotNull()).cast("int")
+    row = rows.agg(
+        F.count("*").alias("all"),
+        F.count("row_key").alias("named"),
+        F.countDistinct("row_key").alias("differing"),
+        F.count_if(is_open).alias("rows"),
+        *(
+            F.coalesce(F.sum(n), F.lit(0)).alias(name)
+            for name, n in (("skipped", skipped), ("hits", hits), ("open", calls_made))
+        ),
+    ).first()
     assert row is not None
-    total = {name: sum(row[f"{name}_{i}"] for i in range(len(calls))) for name in ("skipped", "hits", "distinct")}
-    calls_open = row["rows"] * len(calls) - total["skipped"] - total["hits"]
-    return {
-        "all": row["all"],
-        "named": row["named"],
-        "distinct_rows": row["distinct_rows"],
-        "rows": row["rows"],
-        "kept": row["all"] - row["rows"],
-        **total,
-        "open": calls_open,
-    }
+    return row.asDict() | {"kept": row["all"] - row["rows"], "distinct": _distinct(rows, calls)}
+
+
+def _distinct(rows: DataFrame, calls: Sequence[Call]) -> int:
+    """Return how many different calls are open, as far as their keys are known."""
+    asked = F.array(*(F.when(~F.col("done")[i], F.col("keys")[call.name]) for i, call in enumerate(calls)))
+    keys = rows.where("state != 'kept'").select(F.explode(asked).alias("key")).where("key IS NOT NULL")
+    return keys.distinct().count()
 
 
 def _check_keys(flow: Flow, rows: DataFrame, counts: Mapping[str, int]) -> None:
@@ -226,7 +220,7 @@ def _check_keys(flow: Flow, rows: DataFrame, counts: Mapping[str, int]) -> None:
             f"job {flow.job}: {counts['all'] - counts['named']} rows of {flow.source} have NULL in sink.key ({key})",
             hint="a row needs a key of its own: choose other columns, or filter such rows out of the source",
         )
-    if counts["distinct_rows"] < counts["all"]:
+    if counts["differing"] < counts["all"]:
         twice = rows.groupBy("row_key").count().where("count > 1").orderBy("row_key").limit(_EXAMPLES).collect()
         shown = ", ".join(f"{row.row_key} ({row['count']} rows)" for row in twice)
         raise JobError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own habit
 
 from lakemill.errors import ConfError
@@ -42,7 +42,7 @@ def keyed(frame: DataFrame, flow: Flow) -> DataFrame:
     return frame.withColumn(ROW_KEY, row_key(flow)).withColumn(ROW_DIGEST, F.sha2(whole, 256))
 
 
-def row_key(flow: Flow) -> F.Column:
+def row_key(flow: Flow) -> Column:
     """Return the key columns as one JSON text, such as `{"id":1}`; NULL where one of them is NULL."""
     columns = [F.col(f"`{key}`") for key in flow.keys]
     present = F.lit(True)
