@@ -54,8 +54,7 @@ class _Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
     def record(self, *_: Any, **__: Any) -> None:
         self.beat = time.monotonic()
 
-    def log_engine_initialized(self) -> None:
-        """Do nothing."""
+    def log_engine_initialized(self) -> None: ...
 
 
 class VllmEngine:
