@@ -31,7 +31,6 @@ PROBE_AFTER_S = 10.0
 PROBE_TIMEOUT_S = 10.0
 MAX_TOKENS = 512
 _ENCODE_AT_ONCE = 64
-_MOST_URGENT = -(2**31)
 _LOGPROBS_A_REQUEST = 128  # vLLM's bound on logprob_token_ids
 
 # Engine arguments that every model gets unless its catalog entry says otherwise.
@@ -142,7 +141,7 @@ class VllmEngine:
 
     async def _probe(self) -> None:
         before = self._pulse.beat
-        probe = asyncio.create_task(self._run([self._chat.eos_token_id] * 8, sampling_params(1), priority=_MOST_URGENT))
+        probe = asyncio.create_task(self._run([self._chat.eos_token_id] * 8, sampling_params(1), priority=-(2**31)))
         deadline = time.monotonic() + PROBE_TIMEOUT_S
         try:
             # Any step counts: with every slot taken the probe itself has to wait for one.
