@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyspark.sql.types import ArrayType, DataType, StringType, StructField, StructType, VariantType
 
@@ -13,7 +14,9 @@ from lakemill.udfs.call import Task, pack
 from lakemill.udfs.families import Context, Plan
 from lakemill.udfs.readers import Extracted, Fields, Reader
 
-MAX_TOKENS = 512
+_LEAST, _MOST = 96, 2048
+_TOKENS = {"string": 48, "array": 4}  # a text; how many items an array is given room for
+_OTHER, _NAME = 8, 12  # a number, a truth value or one of a list; the name of a field and its punctuation
 _MOST_FIELDS = 128
 
 
@@ -41,7 +44,7 @@ class Extract:
             prompt=prompts.load(self.name, given.prompt, places=places, conf_dir=context.conf_dir),
             reader=reader,
             values=(("fields", extract_schema.told(fields)), ("instructions", given.instructions_text)),
-            params=pack({"max_tokens": given.max_tokens or MAX_TOKENS, "temperature": given.temperature}),
+            params=pack({"max_tokens": given.max_tokens or _bound(schema), "temperature": given.temperature}),
             response_format=pack({"type": "json_schema", "json_schema": {"name": "fields", "schema": schema}}),
             own_limit=given.max_tokens is not None,
         )
@@ -64,6 +67,23 @@ def _asked(function: str, bound: Bound) -> tuple[DataType, Reader, extract_schem
     names = _names(function, value)
     struct = StructType([StructField(name, StringType()) for name in names])
     return struct, Fields(tuple(names)), extract_schema.of_names(names)
+
+
+def _bound(schema: Mapping[str, Any]) -> int:
+    # Small models run on inside a text: room for what was asked, not for a page.
+    return min(_MOST, max(_LEAST, _room(schema)))
+
+
+def _room(schema: Mapping[str, Any]) -> int:
+    if "properties" in schema:
+        return sum(_NAME + _room(field) for field in schema["properties"].values())
+    if "anyOf" in schema:
+        return max(_room(one) for one in schema["anyOf"])
+    if "items" in schema:
+        return _TOKENS["array"] * _room(schema["items"])
+    kinds = schema.get("type", "string")
+    text = "string" in ([kinds] if isinstance(kinds, str) else kinds) and "enum" not in schema
+    return _TOKENS["string"] if text else _OTHER
 
 
 def _names(function: str, names: Sequence[str]) -> Sequence[str]:

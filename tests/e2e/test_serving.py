@@ -47,7 +47,9 @@ def test_choice_scores_are_those_of_a_second_implementation(endpoint: SimpleName
     )
     expected = json.loads(done.stdout)
     assert sum(expected.values()) == pytest.approx(1, abs=1e-4)
-    assert answer["scores"] == pytest.approx(expected, abs=0.03)  # vLLM computes in bfloat16
+    # vLLM computes in bfloat16, whose logits lie 1/8 apart from 16 on: one question may be off by 0.03, and a
+    # choice may lie several questions deep.
+    assert answer["scores"] == pytest.approx(expected, abs=0.08)
 
 
 def test_choices_with_distinct_beginnings_cost_one_token(endpoint: SimpleNamespace) -> None:
