@@ -85,7 +85,7 @@ def installed() -> Sequence[tuple[str, str, str, str, str]]:
         >>> any(name == "click" for name, *_ in installed())
         True
     """
-    found = {_normal(name): each for each in metadata.distributions() if (name := each.metadata["Name"])}
+    found = {_normal(name): each for each in metadata.distributions() if (name := _field(each, "Name"))}
     return [(name, *_told(found[name])) for name in sorted(found)]
 
 
@@ -95,13 +95,17 @@ def _told(of: metadata.Distribution) -> tuple[str, str, str, str]:
 
 
 def _license(of: metadata.Distribution) -> str:
-    fields = of.metadata
-    told = fields["License-Expression"] or fields["License"] or ""
+    told = _field(of, "License-Expression") or _field(of, "License")
     if told and len(told) <= _LONGEST_LICENSE:
         return told.strip()
     # Some packages put the whole text of their licence there.
-    classifiers = fields.get_all("Classifier") or []
+    classifiers = of.metadata.get_all("Classifier") or []
     return next((line.rpartition(" :: ")[2] for line in classifiers if line.startswith(_LICENSE_CLASSIFIER)), "")
+
+
+def _field(of: metadata.Distribution, name: str) -> str:
+    # A missing field is None here, and a KeyError once the package importlib_metadata is imported.
+    return (of.metadata[name] or "") if name in of.metadata else ""
 
 
 def _normal(name: str) -> str:

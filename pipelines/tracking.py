@@ -5,6 +5,7 @@ No global state of MLflow is touched, so a run that the caller has open stays th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class Tracking:
     """Speak to one tracking store; `artifacts` is where a new experiment keeps its files."""
 
     def __init__(self, uri: str, artifacts: str | None) -> None:
+        # It tells at length how it makes its tables.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         self._client = MlflowClient(uri)
         self._experiment = self._find_or_create(artifacts)
 
@@ -121,7 +124,7 @@ def plot(latencies: Mapping[str, Sequence[float]]) -> Figure:
     for step, values in latencies.items():
         ordered = sorted(values)
         shares = [(index + 1) / len(ordered) for index in range(len(ordered))]
-        axes.step(ordered, shares, where="post", label=f"{step} ({len(ordered)} calls)")
+        axes.step(ordered, shares, where="post", label=step)
     axes.set(xlabel="latency of a call (ms)", ylabel="share of calls answered", ylim=(0, 1.02), title="Latency by step")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
