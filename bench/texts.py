@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from importlib import metadata
 from pathlib import Path
+
+from lakemill.jobs import sample
 
 BANKING = Path(__file__).parents[1].parent / "shared" / "data" / "banking77" / "train.csv"
 _LONGEST = 600
@@ -32,9 +33,5 @@ def _questions(source: Path) -> list[str]:
 
 
 def _descriptions() -> list[str]:
-    found: list[str] = []
-    for package in metadata.distributions():
-        text = package.metadata.get_payload()
-        paragraphs = str(text or "").split("\n\n")
-        found.extend(" ".join(part.split())[:_LONGEST] for part in paragraphs if len(part) > 80)
-    return found
+    paragraphs = [part for row in sample.installed() for part in row[-1].split("\n\n")]
+    return [" ".join(part.split())[:_LONGEST] for part in paragraphs if len(part) > 80]

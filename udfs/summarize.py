@@ -11,6 +11,7 @@ from lakemill.udfs.families import Context, Plan
 from lakemill.udfs.readers import Text
 
 DEFAULT_WORDS = 50
+_ONE_SENTENCE = 25
 _UNBOUNDED = 512
 _LEAST = 64
 _TOKENS_A_WORD = 3
@@ -43,7 +44,9 @@ class Summarize:
 
 
 def _limit(words: int) -> str:
-    return f"\nUse at most {words} words." if words else ""
+    if not words:
+        return ""
+    return f" in {'one sentence of ' if words <= _ONE_SENTENCE else ''}at most {words} words"
 
 
 def _bound(words: int) -> int:

@@ -43,11 +43,13 @@ def test_without_vllm_there_is_no_model_to_bring(home: Paths, monkeypatch: pytes
 
 def test_the_command_says_what_it_brought(home: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(jars, "ensure", list)
+    monkeypatch.setattr(setup, "bring_archive", lambda: "there")
     monkeypatch.setattr(setup, "bring_model", lambda _found, _conf: "there")
     result = CliRunner().invoke(setup.setup, ["--home", str(tmp_path / "other")], catch_exceptions=False)
     assert result.exit_code == 0
     assert [line.partition(":")[0] for line in result.output.splitlines()] == [
         "Delta jars",
+        "Spark's class archive",
         "default model",
         "MLflow database",
     ]

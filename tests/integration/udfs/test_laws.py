@@ -154,7 +154,7 @@ def test_many_rows_keep_order_and_count_and_equal_ones_are_asked_once(
         .collect()
     )
     assert [row.id for row in rows] == list(range(5_000))
-    assert all(row.v.endswith(f"Summarise this text: {row.t}") for row in rows)
+    assert all(f" to: Text: {row.t} Summarise" in row.v for row in rows)
     texts = asked(contract, "many-zq")
     assert len(texts) == len(set(texts)) == 1_000
 
