@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -71,6 +72,8 @@ def stopped_by_signals(watch: Stop) -> Iterator[None]:
             raise KeyboardInterrupt
         watch.ask()
         click.echo("stopping; what is committed is kept, and the next run goes on", err=True)
+        # From a thread of its own: this one may be inside a call to the JVM, which goes on when we return.
+        threading.Thread(target=_cancel, name="lakemill-cancel", daemon=True).start()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -78,3 +81,12 @@ def stopped_by_signals(watch: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cancel() -> None:
+    from pyspark import SparkContext  # noqa: PLC0415 - loaded by then, or there is nothing to cancel
+
+    context = SparkContext._active_spark_context  # noqa: SLF001 - pyspark has no public name for it
+    with contextlib.suppress(Exception):
+        if context is not None:
+            context.cancelAllJobs()
