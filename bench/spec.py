@@ -65,7 +65,8 @@ def run_side(module: str, spec: Spec) -> Rate:
     """
     home = Path(spec.home)
     (home / "spec.json").write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", module, spec.home], check=True)
+    # vLLM logs to standard output, which is for the figures alone.
+    subprocess.run([sys.executable, "-m", module, spec.home], check=True, stdout=sys.stderr)
     return Rate(**json.loads((home / f"{module}.json").read_text(encoding="utf-8")))
 
 
