@@ -380,7 +380,7 @@ def left_tasks() -> int:
     return asyncio.run_coroutine_threadsafe(count(), process.current().loop).result(1)
 
 
-def wait_until(true: Any, seconds: float = 3.0) -> None:
+def wait_until(true: Any, seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until
