@@ -46,6 +46,8 @@ _SMALL_TABLES = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
+    # Generating and compiling code for every query of a job costs ten CPU seconds, for a few thousand rows.
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 _PYTHON = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": str(ROWS_A_BATCH),

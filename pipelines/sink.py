@@ -13,6 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own habit
 from lakemill import control
 from lakemill.pipelines import delta, ledger, source
 from lakemill.pipelines import plan as plans
+from lakemill.pipelines.flow import Flow
 from lakemill.pipelines.source import ROW_KEY
 from lakemill.pipelines.work import Work
 
@@ -73,8 +74,10 @@ def merge(work: Work, frame: DataFrame) -> int:
     if plan.counts["deleted"]:
         gone = plans.gone(spark, flow, whole).withColumn(_DELETED, F.lit(True))
         rows = rows.unionByName(gone, allowMissingColumns=True)
-    with delta.commit(spark, app=plans.app(flow), number=plan.number, metadata=_metadata(work)):
-        _merge(work, rows)
+    # A session of its own: what its commits carry must not slip into those of other threads.
+    own = spark.newSession()
+    with delta.commit(own, app=plans.app(flow), number=plan.number, metadata=_metadata(work)):
+        _merge(DeltaTable.forName(own, flow.sink), flow, rows)
     return delta.version(spark, flow.sink)
 
 
@@ -94,12 +97,11 @@ def _metadata(work: Work) -> dict[str, Any]:
     }
 
 
-def _merge(work: Work, rows: DataFrame) -> None:
-    same = " AND ".join(f"t.`{key}` = s.`{key}`" for key in work.flow.keys)
+def _merge(table: DeltaTable, flow: Flow, rows: DataFrame) -> None:
+    same = " AND ".join(f"t.`{key}` = s.`{key}`" for key in flow.keys)
     names = {f"`{name}`": f"s.`{name}`" for name in rows.columns if name != _DELETED}
     (
-        DeltaTable.forName(work.spark, work.flow.sink)
-        .alias("t")
+        table.alias("t")
         .merge(rows.alias("s"), same)
         .withSchemaEvolution()
         .whenMatchedDelete(f"s.{_DELETED}")
