@@ -34,6 +34,14 @@ print(json.dumps({"jvm": [child.pid for child in psutil.Process().children(recur
 """
 
 
+def _lives(pid: int) -> bool:
+    # One that nobody waited for yet is a zombie, which holds nothing.
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_two_processes_share_their_tables(spark: SparkSession, lakemill_home: Path) -> None:
     paths = settings.load().paths
     for name in ("kept_here", "dropped_there", "remade_there"):
@@ -54,7 +62,7 @@ def test_two_processes_share_their_tables(spark: SparkSession, lakemill_home: Pa
     assert not (lakemill_home / "warehouse" / "dropped_there").exists()
     assert not Path(scratch["scratch"]).exists()
     assert jvm["jvm"]
-    assert not any(psutil.pid_exists(pid) for pid in jvm["jvm"])
+    assert not any(_lives(pid) for pid in jvm["jvm"])
 
     assert "default.remade_there_first" in warehouse.refresh(spark, paths)
     assert not spark.catalog.tableExists("dropped_there")
@@ -82,5 +90,5 @@ def test_what_is_not_there_is_not_adopted(spark: SparkSession) -> None:
 
 def test_a_database_of_the_users_own(spark: SparkSession, lakemill_home: Path) -> None:
     write_deltalake(str(lakemill_home / "warehouse" / "shop.db" / "orders"), pd.DataFrame({"a": [1]}))
-    assert warehouse.refresh(spark, settings.load().paths) == ["shop.orders"]
+    assert "shop.orders" in warehouse.refresh(spark, settings.load().paths)
     assert spark.sql("SELECT a FROM shop.orders").first()[0] == 1
