@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lakemill import warehouse
 from lakemill.errors import JobError
+from lakemill.pipelines.session_conf import set_for_now
 
 _WRITE = "spark.databricks.delta.write."
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -69,14 +70,8 @@ def commit(spark: SparkSession, *, app: str, number: int, metadata: Mapping[str,
         f"{_WRITE}txnVersion": str(number),
         _METADATA: json.dumps(dict(metadata), sort_keys=True),
     }
-    before = {name: spark.conf.get(name, None) for name in values}
-    try:
-        for name, value in values.items():
-            spark.conf.set(name, value)
+    with set_for_now(spark, values):
         yield
-    finally:
-        for name, old in before.items():
-            spark.conf.unset(name) if old is None else spark.conf.set(name, old)
 
 
 def _snapshot(spark: SparkSession, table: str) -> Any:

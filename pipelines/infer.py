@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own habit
 
 from lakemill.pipelines import delta, ledger
 from lakemill.pipelines import plan as plans
+from lakemill.pipelines.session_conf import set_for_now
 from lakemill.pipelines.source import ROW_KEY
 from lakemill.pipelines.steps import Call
 from lakemill.pipelines.work import Work
@@ -27,7 +27,7 @@ def is_done(work: Work) -> bool:
 
 def run(work: Work) -> None:
     """Ask the chunk's open calls and append every answer, good or failed, in one commit."""
-    with _as_job(work.spark, work.run_id):
+    with set_for_now(work.spark, {_RUN: work.run_id, _RECORD: "false"}):
         records = _records(_asked(_todo(work), work.calls), work)
         delta.append(records, ledger.TABLE, app=work.plan.plan_id, number=CHUNK)
 
@@ -91,16 +91,3 @@ def _record(call: Call) -> Column:
         result["cached"].alias("cached"),
         result["latency_ms"].alias("latency_ms"),
     )
-
-
-@contextmanager
-def _as_job(spark: SparkSession, run_id: str) -> Iterator[None]:
-    values = {_RUN: run_id, _RECORD: "false"}
-    before = {name: spark.conf.get(name, None) for name in values}
-    try:
-        for name, value in values.items():
-            spark.conf.set(name, value)
-        yield
-    finally:
-        for name, old in before.items():
-            spark.conf.unset(name) if old is None else spark.conf.set(name, old)
