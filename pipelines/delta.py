@@ -83,5 +83,5 @@ def _snapshot(spark: SparkSession, table: str) -> Any:
 
 
 def _listed(spark: SparkSession) -> str:
-    names = [found.name for found in spark.catalog.listTables() if not found.isTemporary]
+    names = [row.tableName for row in spark.sql("SHOW TABLES").collect() if not row.isTemporary]
     return ", ".join(names[:20]) or "none"

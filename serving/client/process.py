@@ -58,7 +58,16 @@ class LoopThread:
             # SystemExit inside a call breaks out of the loop; its task keeps it for whoever waits.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self.loop.run_forever()
+        self.loop.run_until_complete(_end_tasks())
         self.loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # sockets are closed one turn after their transports
 
 
 class _Process:

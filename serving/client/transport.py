@@ -78,6 +78,9 @@ class Transport:
             return await self._watched(lambda: asyncio.shield(post))
         except BaseException:
             post.cancel()
+            for late in await asyncio.gather(post, return_exceptions=True):
+                if isinstance(late, aiohttp.ClientResponse):
+                    late.close()  # it began in the very moment of the cancel, and would be generated to its end
             raise
 
     async def _read(self, content: aiohttp.StreamReader, take: Take) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ QUICK = ClientLimits(
     health_s=0.2,
     fill_s=0.02,
 )
+
+_WAIT_S = 30
 
 
 def line(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -125,19 +127,37 @@ class Server:
         self.up()
 
     def up(self) -> None:
-        port = int(self.stub.url.rpartition(":")[2] or 0)
-        self._runner = asyncio.run_coroutine_threadsafe(_start(self.stub, port), self._loop).result(5)
+        self._wait(self._up())
 
     def down(self) -> None:
-        if self._runner is not None:
-            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(5)
-            self._runner = None
+        self._wait(self._down())
 
     def stop(self) -> None:
         self.down()
+        self._wait(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(_WAIT_S)
         self._loop.close()
+
+    def _wait(self, step: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(_WAIT_S)
+
+    async def _up(self) -> None:
+        port = int(self.stub.url.rpartition(":")[2] or 0)
+        self._runner = await _start(self.stub, port)
+
+    async def _down(self) -> None:
+        runner, self._runner = self._runner, None  # taken before the first wait: several may ask at once
+        if runner is not None:
+            await runner.cleanup()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_a_request_that_is_wrong_for_all_rows_is_not_taken_apart_for_each(client
     stub.behave = behave
     answers = ask_all(client, texts(2000))
     assert codes(answers) == {ErrorCode.INVALID_REQUEST}
-    assert len(stub.requests) < 80
+    assert len(stub.requests) < 400  # and not 2,000
 
 
 def test_a_wrong_or_missing_token(stub):
@@ -295,10 +295,12 @@ def test_a_service_that_comes_back_is_used_again(client, stub, server):
 
 
 def test_a_short_absence_is_not_noticed(stub, server):
-    limits = ClientLimits(backoff_s=0.3, patience_s=10)
+    limits = ClientLimits(attempts=1000, backoff_s=0.1, backoff_max_s=0.2, patience_s=30)
     server.down()
-    threading.Timer(0.3, server.up).start()
+    back = threading.Timer(0.3, server.up)
+    back.start()
     assert codes(ask_all(RowClient.shared(Endpoint(stub.url, "secret"), limits=limits), texts(5))) == {None}
+    back.join()
 
 
 def test_rows_that_say_that_the_engine_is_gone_open_the_breaker(client, stub, kit):
