@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pyspark.sql import SparkSession
 
 import lakemill
 from lakemill import settings as settings_module
@@ -20,6 +21,7 @@ from lakemill.pipelines.record import Recorder
 from lakemill.pipelines.run import Finished, Pipeline, StoppedError
 from lakemill.serving.client import discovery
 from lakemill.settings import Paths, Settings
+from lakemill.spark import SHORT_WORK
 
 _LOCK_POLL_S = 0.5
 
@@ -92,7 +94,8 @@ def _pipeline(
     conf_dir: str | os.PathLike[str] | None,
 ) -> Pipeline:
     watch.phase("start", "Spark")
-    spark = lakemill.session(f"lakemill {flow.job}", conf_dir=conf_dir)
+    conf = SHORT_WORK if SparkSession.getActiveSession() is None else None
+    spark = lakemill.session(f"lakemill {flow.job}", conf=conf, conf_dir=conf_dir)
     endpoint = discovery.find_or_start(settings, conf_dir=conf_dir)
     text = path.read_text(encoding="utf-8")
     folder = None if conf_dir is None else os.fspath(conf_dir)

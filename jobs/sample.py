@@ -44,7 +44,7 @@ def _packages(rows: int | None, conf_dir: str | None) -> None:
     """Write the table `packages`: the metadata of the Python packages of this environment."""
     from lakemill import spark as spark_module  # noqa: PLC0415 - a second that `--help` need not wait for
 
-    spark = spark_module.build("lakemill sample", None, settings_module.load(conf_dir))
+    spark = spark_module.build("lakemill sample", None, settings_module.load(conf_dir), conf=spark_module.SHORT_WORK)
     try:
         click.echo(told(write_packages(spark, rows)))
     finally:

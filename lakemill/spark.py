@@ -46,14 +46,21 @@ _SMALL_TABLES = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
-    # Generating and compiling code for every query of a job costs ten CPU seconds, for a few thousand rows.
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+# For sessions that run a few of lakemill's own queries and end: generating code for each query of a job costs
+# ten CPU seconds, and the optimising compiler thirty. Not for those that people get: what runs for minutes wants
+# the compiler, and Spark's interpreter fails in places of its own (`spark.catalog.listTables()` beside a
+# temporary view is one).
+SHORT_WORK: Mapping[str, str] = {"spark.lakemill.shortWork": "true"}
+_INTERPRETED = {"spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+_QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 _PYTHON = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": str(ROWS_A_BATCH),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 _QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+# Internal to Spark, and so only where we also know that executors find lakemill.
+_READY_WORKERS = {"spark.python.daemon.module": "lakemill.udfs.daemon"}
 _LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
 
 
@@ -73,7 +80,9 @@ def build(
     """
     chosen = master or "local[*]"
     scratch = Path(tempfile.mkdtemp(prefix="lakemill-"))
-    values = options(settings.paths, chosen, jars.paths(), scratch) | dict(conf or {})
+    given = dict(conf or {})
+    short = SHORT_WORK.items() <= given.items()
+    values = options(settings.paths, chosen, jars.paths(), scratch, short=short) | given
     for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
         os.environ[name] = sys.executable
     builder = SparkSession.builder.appName(app_name).master(chosen)
@@ -85,32 +94,29 @@ def build(
     return spark
 
 
-def options(paths: Paths, master: str, jar_paths: Sequence[Path], scratch: Path) -> dict[str, str]:
-    """Return the Spark settings of a session; `scratch` takes everything that need not last."""
+def options(
+    paths: Paths, master: str, jar_paths: Sequence[Path], scratch: Path, *, short: bool = False
+) -> dict[str, str]:
+    """Return the Spark settings of a session; `scratch` takes everything that need not last.
+
+    `short` is for a session that runs a few queries of lakemill's own and ends.
+    """
     local = master.startswith("local")
     places = {
         "spark.sql.warehouse.dir": paths.warehouse.as_uri(),
         "spark.local.dir": str(scratch),
         "spark.pyspark.python": sys.executable,
-        "spark.driver.extraJavaOptions": _java_options(scratch),
+        "spark.driver.extraJavaOptions": _java_options(scratch, short=short),
     }
-    return (
-        _DELTA
-        | _SMALL_TABLES
-        | _PYTHON
-        | _QUIET
-        | places
-        | _jars(jar_paths, local=local)
-        | (_LOOPBACK if local else {})
-    )
+    chosen = (_LOOPBACK | _READY_WORKERS if local else {}) | (_INTERPRETED if short else {})
+    return _DELTA | _SMALL_TABLES | _PYTHON | _QUIET | places | _jars(jar_paths, local=local) | chosen
 
 
-def _java_options(scratch: Path) -> str:
+def _java_options(scratch: Path, *, short: bool) -> str:
     log4j = Path(str(resources.files("lakemill.conf"))) / "log4j2.xml"
-    # The optimising compiler and the parallel collector cost two cores more than they give.
     flags = [
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UseSerialGC",
+        *([_QUICK_COMPILER] if short else []),
+        "-XX:+UseSerialGC",  # the parallel collector costs two cores more than it gives
         *archive.flags(),
         f"-Djava.io.tmpdir={scratch}",
         f"-Dderby.system.home={scratch}",

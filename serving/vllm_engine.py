@@ -41,6 +41,11 @@ DEFAULTS: Mapping[str, Any] = {
     "enable_prefix_caching": True,
     "disable_log_stats": True,
 }
+# One process that schedules and computes, and starts without vLLM's own trial run.
+ON_CPU: Mapping[str, Any] = {
+    "distributed_executor_backend": "uni",
+    "worker_cls": "lakemill.serving.cpu_worker.EagerCpuWorker",
+}
 
 
 class _Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
@@ -81,8 +86,8 @@ class VllmEngine:
             pulses.append(_Pulse(config, index))
             return pulses[-1]
 
-        own_process = {} if entry.resources.gpus else {"distributed_executor_backend": "uni"}
-        arguments = {"max_model_len": entry.context, **DEFAULTS, **own_process, **entry.engine}
+        on_cpu = {} if entry.resources.gpus else ON_CPU
+        arguments = {"max_model_len": entry.context, **DEFAULTS, **on_cpu, **entry.engine}
         args = AsyncEngineArgs(model=str(weights), served_model_name=entry.name, **arguments)
         llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args, stat_loggers=[pulse])
         engine = cls(entry.info, llm, pulses[0] if pulses else _Pulse(None))

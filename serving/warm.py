@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PRELOAD = (
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
-    "vllm.v1.worker.cpu_worker",
+    "lakemill.serving.cpu_worker",
     "vllm.v1.structured_output.backend_xgrammar",
     "vllm.model_executor.models.llama",
 )

@@ -17,6 +17,7 @@ def test_a_local_session_listens_on_loopback_alone() -> None:
     values = _options("local[2]")
     assert values["spark.driver.host"] == values["spark.driver.bindAddress"] == "127.0.0.1"
     assert values["spark.driver.extraClassPath"] == "/jars/a.jar:/jars/b.jar"
+    assert values["spark.python.daemon.module"] == "lakemill.udfs.daemon"
     assert "spark.jars" not in values
 
 
@@ -24,6 +25,16 @@ def test_a_cluster_gets_the_jars_and_its_own_address() -> None:
     values = _options("spark://host:7077")
     assert values["spark.jars"] == "/jars/a.jar,/jars/b.jar"
     assert "spark.driver.host" not in values
+    assert "spark.python.daemon.module" not in values
+
+
+def test_short_work_is_not_compiled_and_other_work_is() -> None:
+    short = spark.options(PATHS, "local[2]", JARS, Path("/tmp/s"), short=True)
+    assert short["spark.sql.codegen.factoryMode"] == "NO_CODEGEN"
+    assert "-XX:TieredStopAtLevel=1" in short["spark.driver.extraJavaOptions"]
+    values = _options("local[2]")
+    assert "spark.sql.codegen.factoryMode" not in values
+    assert "-XX:TieredStopAtLevel=1" not in values["spark.driver.extraJavaOptions"]
 
 
 def test_tables_lie_in_the_home_and_scratch_outside() -> None:

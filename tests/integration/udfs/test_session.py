@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
@@ -28,6 +32,23 @@ def test_a_setting_that_can_change_is_changed(spark: SparkSession, contract: Con
     active = lakemill.session(endpoint=contract.url, token=contract.token, conf=conf)
     assert active.conf.get("spark.sql.shuffle.partitions") == "3"
     active.conf.set("spark.sql.shuffle.partitions", "2")
+
+
+def test_the_catalog_lists_tables_beside_a_temporary_view(spark: SparkSession) -> None:
+    # Spark fails here in a session that interprets in place of generating code.
+    spark.sql("CREATE OR REPLACE TEMPORARY VIEW beside_tables AS SELECT 1 AS one")
+    assert "beside_tables" in {table.name for table in spark.catalog.listTables()}
+    spark.catalog.dropTempView("beside_tables")
+
+
+def test_workers_find_their_modules_imported(spark: SparkSession) -> None:
+    def parents(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            line = Path(f"/proc/{os.getppid()}/cmdline").read_text()
+            yield pa.RecordBatch.from_pydict({"line": [line] * len(batch)})
+
+    rows = spark.range(1).mapInArrow(parents, "line STRING").collect()
+    assert "lakemill.udfs.daemon" in rows[0].line
 
 
 def test_sql_uses_the_attached_session(spark: SparkSession) -> None:
