@@ -133,11 +133,11 @@ def _served(settings: Settings, engine: EngineName, conf_dir: str | None, clock:
 
 
 def _show(settings: Settings, rows: int, conf_dir: str | None, clock: _Clock, service: _Service | None) -> None:
-    from lakemill.jobs import sample  # noqa: PLC0415 - Spark, while the model is starting
-    from lakemill.spark import SHORT_WORK  # noqa: PLC0415
+    from lakemill import spark as spark_module  # noqa: PLC0415 - Spark, while the model is starting
+    from lakemill.jobs import sample  # noqa: PLC0415
     from lakemill.udfs.session import session  # noqa: PLC0415
 
-    spark = session("lakemill demo", conf=SHORT_WORK, conf_dir=conf_dir)
+    spark = session("lakemill demo", conf=spark_module.SHORT_WORK, conf_dir=conf_dir)
     try:
         clock.announce(f"lakemill sample packages --rows {rows}")
         clock.tell("Spark and sample", sample.told(sample.write_packages(spark, rows)))
@@ -148,7 +148,7 @@ def _show(settings: Settings, rows: int, conf_dir: str | None, clock: _Clock, se
             click.echo(f"  the model was ready {service.wait():.0f} s after its start")
         _ask(spark, settings, clock)
     finally:
-        spark.stop()
+        spark_module.close()
 
 
 def _run(settings: Settings, conf_dir: str | None, service: _Service | None) -> RunResult:

@@ -48,7 +48,7 @@ def _packages(rows: int | None, conf_dir: str | None) -> None:
     try:
         click.echo(told(write_packages(spark, rows)))
     finally:
-        spark.stop()
+        spark_module.close()
 
 
 def told(done: Sampled) -> str:

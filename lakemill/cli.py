@@ -25,7 +25,17 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+_INTERRUPTED = 130  # what a shell gives for Ctrl-C
+
+
 class _LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         return sorted(COMMANDS)
 

@@ -173,8 +173,8 @@ def close(timeout_s: float = _JVM_STOP_S) -> None:
     gateway = SparkContext._gateway  # noqa: SLF001 - pyspark names no other way to end its JVM
     if gateway is None:
         return
-    active = SparkSession.getActiveSession()
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # a signal in the middle of a call leaves its connection useless
+        active = SparkSession.getActiveSession()
         if active is not None:
             active.stop()
     with contextlib.suppress(Exception):

@@ -59,3 +59,12 @@ def test_an_error_is_one_clear_line_and_its_exit_code(
         cli.main()
     assert caught.value.code == kind.exit_code
     assert capsys.readouterr().err == "error: the mill stands still\n  → give it water\n"
+
+
+def test_ctrl_c_is_told_and_exits_as_shells_do(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Command, "invoke", interrupted)
+    result = CliRunner().invoke(cli.cli, ["doctor"])
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")

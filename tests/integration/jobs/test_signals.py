@@ -108,3 +108,22 @@ def test_mlflow_ends_with_the_command_that_opened_it(home: Path) -> None:
     ui.process.send_signal(signal.SIGTERM)
     assert ui.end() == 128 + signal.SIGTERM
     assert gone(home) == []
+
+
+def test_a_run_that_is_stopped_goes_on_later_and_two_at_once_do_the_work_once(home: Path) -> None:
+    for line in (("serve", "--engine", "contract", "--detach"), ("sample", "packages", "--rows", "8")):
+        assert Command(home, *line).end() == 0
+    try:
+        stopped = Command(home, "run", "packages")
+        stopped.wait_for("plan:")
+        stopped.process.send_signal(signal.SIGTERM)
+        assert stopped.end() == 3, "".join(stopped.told)
+        assert "lakemill run packages goes on from there" in "".join(stopped.told)
+        both = [Command(home, "run", "packages") for _ in range(2)]
+        assert [command.end() for command in both] == [0, 0]
+        told = sorted("".join(command.told) for command in both)
+        assert ["nothing to do" in text for text in told].count(True) == 1, told
+        assert ["calls: 24" in text for text in told].count(True) == 1, told
+    finally:
+        assert Command(home, "serve", "--stop").end() == 0
+    assert gone(home) == []
