@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
@@ -173,6 +174,7 @@ def close(timeout_s: float = _JVM_STOP_S) -> None:
     gateway = SparkContext._gateway  # noqa: SLF001 - pyspark names no other way to end its JVM
     if gateway is None:
         return
+    _end_quietly()
     with contextlib.suppress(Exception):  # a signal in the middle of a call leaves its connection useless
         active = SparkSession.getActiveSession()
         if active is not None:
@@ -182,6 +184,13 @@ def close(timeout_s: float = _JVM_STOP_S) -> None:
     _await(getattr(gateway, "proc", None), timeout_s)
     SparkContext._gateway = None  # noqa: SLF001
     SparkContext._jvm = None  # noqa: SLF001
+
+
+def _end_quietly() -> None:
+    # Spark's accumulators come over a socket; its thread prints a traceback where the JVM goes first.
+    server: Any = getattr(SparkContext._active_spark_context, "_accumulatorServer", None)  # noqa: SLF001
+    if server is not None:
+        server.handle_error = lambda *_: None
 
 
 def _await(process: subprocess.Popen[bytes] | None, timeout_s: float) -> None:
