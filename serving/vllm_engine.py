@@ -23,7 +23,7 @@ from lakemill.serving.chat import ChatRenderer
 from lakemill.serving.choices import Branch, ChoiceTrie
 from lakemill.serving.engine import Batch, Completion, ModelInfo, Prompt
 from lakemill.serving.flush import flushed
-from lakemill.serving.vllm_params import sampling_params, structured_outputs
+from lakemill.serving.vllm_params import DEFAULTS, ON_CPU, sampling_params, structured_outputs
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +32,6 @@ PROBE_TIMEOUT_S = 10.0
 MAX_TOKENS = 512
 _ENCODE_AT_ONCE = 64
 _LOGPROBS_A_REQUEST = 128  # vLLM's bound on logprob_token_ids
-
-# Engine arguments that every model gets unless its catalog entry says otherwise.
-DEFAULTS: Mapping[str, Any] = {
-    "scheduling_policy": "priority",
-    # White space between JSON tokens costs tokens and lets small models run on for ever.
-    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-    "enable_prefix_caching": True,
-    "disable_log_stats": True,
-}
-# One process that schedules and computes, and starts without vLLM's own trial run.
-ON_CPU: Mapping[str, Any] = {
-    "distributed_executor_backend": "uni",
-    "worker_cls": "lakemill.serving.cpu_worker.EagerCpuWorker",
-}
 
 
 class _Pulse(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here

@@ -1,4 +1,4 @@
-"""Sampling parameters and response formats, as vLLM takes them."""
+"""Engine arguments, sampling parameters and response formats, as vLLM takes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+# Engine arguments that every model gets unless its catalog entry says otherwise.
+DEFAULTS: Mapping[str, Any] = {
+    "scheduling_policy": "priority",
+    # White space between JSON tokens costs tokens and lets small models run on for ever.
+    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    "enable_prefix_caching": True,
+    "disable_log_stats": True,
+}
+# One process that schedules and computes, and starts without vLLM's own trial run.
+ON_CPU = {"distributed_executor_backend": "uni", "worker_cls": "lakemill.serving.cpu_worker.EagerCpuWorker"}
 
 
 def sampling_params(max_tokens: int, **given: Any) -> SamplingParams:
