@@ -58,11 +58,12 @@ class LoopThread:
             # SystemExit inside a call breaks out of the loop; its task keeps it for whoever waits.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self.loop.run_forever()
-        self.loop.run_until_complete(_end_tasks())
+        self.loop.run_until_complete(end_tasks())
         self.loop.close()
 
 
-async def _end_tasks() -> None:
+async def end_tasks() -> None:
+    """Cancel the other tasks of the running loop, and wait until they and their sockets are done with."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

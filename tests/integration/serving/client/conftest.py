@@ -134,7 +134,7 @@ class Server:
 
     def stop(self) -> None:
         self.down()
-        self._wait(_end_tasks())
+        self._wait(process.end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_WAIT_S)
         self._loop.close()
@@ -150,14 +150,6 @@ class Server:
         runner, self._runner = self._runner, None  # taken before the first wait: several may ask at once
         if runner is not None:
             await runner.cleanup()
-
-
-async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)
 
 
 @pytest.fixture
