@@ -16,6 +16,7 @@ from lakemill.jobs.console import Shown, Stop, answered
 from lakemill.jobs.runner import RunResult
 from lakemill.serving.client import discovery
 from lakemill.settings import Settings
+from lakemill.spark import SHORT_WORK
 
 
 @click.command()
@@ -28,7 +29,7 @@ def run(job: str, conf_dir: str | None) -> None:
     """
     watch = shown(settings_module.load(conf_dir))
     with stopped_by_signals(watch):
-        result = runner.run_job(job, conf_dir=conf_dir, watch=watch)
+        result = runner.run_job(job, conf_dir=conf_dir, watch=watch, conf=SHORT_WORK)
     click.echo(told(result))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pyspark.sql import SparkSession
 
 import lakemill
 from lakemill import settings as settings_module
@@ -21,7 +20,6 @@ from lakemill.pipelines.record import Recorder
 from lakemill.pipelines.run import Finished, Pipeline, StoppedError
 from lakemill.serving.client import discovery
 from lakemill.settings import Paths, Settings
-from lakemill.spark import SHORT_WORK
 
 _LOCK_POLL_S = 0.5
 
@@ -54,6 +52,7 @@ def run_job(
     *,
     conf_dir: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
+    conf: Mapping[str, str] | None = None,
 ) -> RunResult:
     """Do what is not yet done of a job, and return what came of it.
 
@@ -61,6 +60,7 @@ def run_job(
         name_or_path: A job of conf/jobs, or the path of its file.
         conf_dir: Folder of the operator's YAML files.
         watch: Hears how far the run is, and may ask it to stop.
+        conf: Spark settings, as `lakemill.session` takes them.
 
     Raises:
         ConfError: The file is missing or not valid.
@@ -81,7 +81,7 @@ def run_job(
         if seen is not None:
             return _unchanged(flow, seen, time.monotonic() - began)
         recorder = Recorder(settings.paths)
-        finished = _pipeline(flow, path, settings, recorder, heard, conf_dir).run()
+        finished = _pipeline(flow, path, settings, recorder, heard, conf_dir=conf_dir, conf=conf).run()
         return _result(flow, finished, time.monotonic() - began)
 
 
@@ -91,10 +91,11 @@ def _pipeline(
     settings: Settings,
     recorder: Recorder,
     watch: Watch,
+    *,
     conf_dir: str | os.PathLike[str] | None,
+    conf: Mapping[str, str] | None,
 ) -> Pipeline:
     watch.phase("start", "Spark")
-    conf = SHORT_WORK if SparkSession.getActiveSession() is None else None
     spark = lakemill.session(f"lakemill {flow.job}", conf=conf, conf_dir=conf_dir)
     endpoint = discovery.find_or_start(settings, conf_dir=conf_dir)
     text = path.read_text(encoding="utf-8")
