@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def facts(module: str) -> dict[str, object]:
+    """Return what stands beside every figure: the command that gives it, versions and machine."""
+    return {"command": " ".join(["python -m", module, *sys.argv[1:]]), "versions": versions(), "machine": machine()}
 
 
 def machine() -> dict[str, object]:

@@ -7,7 +7,6 @@ The engine runs in processes of its own and answers at once, so what is counted 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from bench import machine
 from lakemill import settings
 from lakemill.rows import RowAnswer
 from lakemill.serving import detached
-from lakemill.serving.client import Ask, Endpoint, RowClient, discovery, process
+from lakemill.serving.client import Ask, RowClient, discovery, process
 from lakemill.serving.supervisor import Options
 from lakemill.settings import Settings
 
@@ -43,17 +42,14 @@ def main(rows: int) -> None:
         "rows": rows,
         "cpu_us_a_row": round(cpu_s / rows * 1e6, 1),
         "rows_per_s": round(rows / seconds, 1),
-        "command": " ".join(["python -m bench.row_client", *sys.argv[1:]]),
-        "versions": machine.versions(),
-        "machine": machine.machine(),
     }
-    print(json.dumps(line))
+    print(json.dumps(line | machine.facts("bench.row_client")))
 
 
 def _measure(loaded: Settings, rows: int) -> tuple[float, float]:
     found = discovery.find(loaded)
     assert found is not None
-    client = RowClient.shared(Endpoint(found.url, found.token))
+    client = RowClient.shared(found)
 
     async def call(text: str) -> RowAnswer:
         return await client.ask(Ask("generate", loaded.default_model, prompt=text, params={"max_tokens": 8}))

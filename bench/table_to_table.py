@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +41,7 @@ def main(rows: int, engine: str, model: str | None, max_tokens: int, rounds: int
     """Measure, and print one JSON line a round."""
     loaded = settings.load()
     source, contents = texts(rows)
-    facts = {"text": source, "command": " ".join(["python -m bench.table_to_table", *sys.argv[1:]])}
-    facts |= {"versions": machine.versions(), "machine": machine.machine()}
+    facts = {"text": source} | machine.facts("bench.table_to_table")
     told = _spec(model or loaded.default_model, engine, max_tokens, contents, loaded.paths)
     ratios: list[float] = []
     for number in range(rounds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -10,15 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from lakemill import settings as settings_module
 from lakemill.errors import LakemillError, ServingError
 from lakemill.jobs.cli import shown, told
-from lakemill.serving import detached, status
+from lakemill.serving import detached, processes, status
 from lakemill.serving.status import EngineName
 from lakemill.serving.supervisor import Options
 from lakemill.settings import Paths, Settings
@@ -45,7 +43,7 @@ _QUERIES = (
 def demo(rows: int, engine: EngineName, conf_dir: str | None) -> None:
     """Enrich a real table with a real model, start to finish; leave no process behind."""
     settings = settings_module.load(conf_dir)
-    _end_on_sigterm()
+    processes.exit_on_sigterm()
     clock = _Clock()
     with _served(settings, engine, conf_dir, clock) as service:
         _show(settings, rows, conf_dir, clock, service)
@@ -189,11 +187,3 @@ def _where(paths: Paths) -> str:
 def _relative(path: Path) -> Path:
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _end_on_sigterm() -> None:
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        del frame
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 
@@ -13,6 +11,7 @@ import click
 from lakemill import settings as settings_module
 from lakemill.errors import UsageError
 from lakemill.pipelines.record import quiet, tracking_uri
+from lakemill.serving import processes
 
 DEFAULT_PORT = 8643
 _STOP_S = 10.0
@@ -33,20 +32,13 @@ def ui(port: int, conf_dir: str | None) -> None:
     click.echo(f"MLflow: http://127.0.0.1:{port} (runs in {paths.home}); stop it with Ctrl-C")
     line = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     line += ["--backend-store-uri", uri, "--default-artifact-root", paths.mlflow_artifacts.as_uri()]
-    # A session of its own: MLflow starts workers, and all of them have to end with this command.
-    process = subprocess.Popen(line, env=os.environ.copy(), start_new_session=True)  # noqa: S603 - MLflow of this environment
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # MLflow starts workers, and all of them have to end with this command, whoever of them goes first.
+    processes.adopt_orphans()
+    processes.exit_on_sigterm()
+    process = subprocess.Popen(line, env=os.environ.copy())  # noqa: S603 - MLflow of this environment
     try:
         sys.exit(process.wait())
     except KeyboardInterrupt:
         click.echo("stopped")
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_STOP_S)
+        processes.end_all(grace_s=_STOP_S)

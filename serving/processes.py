@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -20,6 +21,11 @@ def adopt_orphans() -> None:
     """Become the parent of every orphan among one's descendants, so that `end_all` finds it (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit, so that what is in `finally` is done (exit status 143)."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def descendants(pid: int | None = None) -> set[psutil.Process]:

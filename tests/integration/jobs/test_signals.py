@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lakemill.serving.launch import free_port
+
 _END_S = 90.0
 
 
-def left_of(home: Path) -> list[str]:
-    """Return the commands of the processes that still work for a home."""
-    found: list[str] = []
+def left_of(home: Path) -> list[psutil.Process]:
+    """Return the processes that still work for a home."""
+    found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("LAKEMILL_HOME") == str(home)
             if mine and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline())[:200])
+                found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
@@ -65,15 +66,11 @@ class Command:
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("LAKEMILL_HOME") == str(tmp_path):
-                process.kill()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+    for process in left_of(tmp_path):
+        process.kill()
 
 
-def gone(home: Path, seconds: float = 20.0) -> list[str]:
+def gone(home: Path, seconds: float = 20.0) -> list[psutil.Process]:
     until = time.monotonic() + seconds
     while (left := left_of(home)) and time.monotonic() < until:
         time.sleep(0.2)
@@ -100,10 +97,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(home: Path, number: signal
 
 def test_mlflow_ends_with_the_command_that_opened_it(home: Path) -> None:
     (home / "mlflow.db").touch()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ui = Command(home, "ui", "--port", str(port))
+    ui = Command(home, "ui", "--port", str(free_port(0)))
     ui.wait_for("Application startup complete")
     ui.process.send_signal(signal.SIGTERM)
     assert ui.end() == 128 + signal.SIGTERM
